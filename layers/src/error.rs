@@ -1,0 +1,167 @@
+//! The one error type of the engine.
+//!
+//! Every error says what was being done, to which file or blob, at which byte, and what was
+//! found instead of what was expected, in one line. Front ends match on [`ErrorKind`] and turn
+//! it into a virtio status, SCSI sense, errno or exit code in one table each.
+
+use std::fmt;
+use std::io;
+
+/// Result of every fallible engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, coarse enough to choose a wire status by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused a read, write or open.
+    Io,
+    /// A file or directory that was named does not exist.
+    NotFound,
+    /// Bytes of a layer break a rule of their format or fail a checksum.
+    Corrupt,
+    /// Legal, but not something this version can do.
+    Unsupported,
+    /// A caller asked for bytes outside the file or disk, or unaligned ones.
+    OutOfRange,
+    /// A config file or an argument makes no sense.
+    Config,
+}
+
+/// One failed operation.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    op: &'static str,
+    file: Option<String>,
+    offset: Option<u64>,
+    detail: String,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    /// `op` is a verb phrase such as "read zfile block"; `detail` says expected and found.
+    pub fn new(kind: ErrorKind, op: &'static str, detail: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            op,
+            file: None,
+            offset: None,
+            detail: detail.into(),
+            source: None,
+        }))
+    }
+
+    /// A format rule was broken.
+    pub fn corrupt(op: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Corrupt, op, detail)
+    }
+
+    /// An operating-system error; the kind follows from `source`.
+    pub fn io(op: &'static str, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        let mut error = Self::new(kind, op, String::new());
+        error.0.source = Some(source);
+        error
+    }
+
+    /// Names the file or blob, unless a deeper stage already did.
+    #[must_use]
+    pub fn in_file(mut self, file: impl Into<String>) -> Self {
+        self.0.file.get_or_insert_with(|| file.into());
+        self
+    }
+
+    /// Gives the byte offset inside the named file, unless a deeper stage already did.
+    #[must_use]
+    pub fn at(mut self, offset: u64) -> Self {
+        self.0.offset.get_or_insert(offset);
+        self
+    }
+
+    /// The coarse kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The operation that failed.
+    #[must_use]
+    pub fn op(&self) -> &'static str {
+        self.0.op
+    }
+
+    /// Byte offset inside the named file, when known.
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        self.0.offset
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            op,
+            file,
+            offset,
+            detail,
+            source,
+            ..
+        } = &*self.0;
+        f.write_str(op)?;
+        if let Some(file) = file {
+            write!(f, ": {file}")?;
+        }
+        if let Some(offset) = offset {
+            write!(f, " at byte {offset}")?;
+        }
+        if !detail.is_empty() {
+            write!(f, ": {detail}")?;
+        }
+        if let Some(source) = source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+// `source` is already part of the one-line display, so the chain ends here.
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_as_one_line_with_operation_file_offset_and_cause() {
+        let error = Error::corrupt("read zfile block", "checksum 0x1, expected 0x2")
+            .in_file("/a/layer.obd")
+            .at(512);
+        assert_eq!(
+            error.to_string(),
+            "read zfile block: /a/layer.obd at byte 512: checksum 0x1, expected 0x2"
+        );
+    }
+
+    #[test]
+    fn the_deepest_stage_names_the_place() {
+        let error = Error::corrupt("x", "y")
+            .in_file("inner")
+            .at(1)
+            .in_file("outer")
+            .at(2);
+        assert_eq!(error.to_string(), "x: inner at byte 1: y");
+    }
+
+    #[test]
+    fn a_missing_file_is_not_found() {
+        let error = Error::io("open", io::Error::from_raw_os_error(libc::ENOENT));
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+}

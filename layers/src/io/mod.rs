@@ -1,0 +1,7 @@
+//! Files on this host.
+//!
+//! image -> lsmt -> zfile -> tar -> **io**
+
+mod local_file;
+
+pub use local_file::LocalFile;

@@ -1,0 +1,21 @@
+//! The overlaybd engine: an image is a stack of block-device layers, read on demand.
+//!
+//! The modules below are listed in the order a read passes through them:
+//!
+//! ```text
+//! image -> lsmt -> zfile -> tar -> io (local file)
+//! ```
+
+pub mod dest;
+pub mod error;
+pub mod image;
+pub mod io;
+pub mod limits;
+pub mod read_at;
+pub mod tar;
+pub mod zfile;
+
+pub use dest::Dest;
+pub use error::{Error, ErrorKind, Result};
+pub use image::Image;
+pub use read_at::{Progress, ReadAt, Wait};

@@ -1,0 +1,59 @@
+//! The seam between the stages of the read path.
+//!
+//! image -> lsmt -> zfile -> tar -> (cache -> registry | local file): each stage owns the next
+//! one and reads it through [`ReadAt`].
+//!
+//! A read comes in two flavours, so that a ring thread is never blocked by a disk or a network:
+//! with [`Wait::Never`] it either finishes now or says [`Progress::Pending`]; with
+//! [`Wait::UntilDone`] it blocks and never says `Pending`.
+
+use std::fmt;
+
+use crate::dest::Dest;
+use crate::error::Result;
+
+/// May the read block the calling thread?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Finish only if every byte is on this host and in memory.
+    Never,
+    /// Block until the bytes are here or the read has failed.
+    UntilDone,
+}
+
+/// How far a read got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// Every byte of the destination is right.
+    Done,
+    /// Only with [`Wait::Never`]: the bytes are not in memory. The destination may hold part of
+    /// them; repeat the whole read with [`Wait::UntilDone`] on a thread that may block.
+    Pending,
+}
+
+/// A file-like source of immutable bytes that many threads read at once.
+pub trait ReadAt: Send + Sync + fmt::Debug {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+
+    /// The file path or blob digest that error messages name.
+    fn name(&self) -> &str;
+
+    /// Fills `dest` completely with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`OutOfRange`](crate::ErrorKind::OutOfRange) when the range ends beyond [`ReadAt::size`];
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) and [`Io`](crate::ErrorKind::Io) from below.
+    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress>;
+
+    /// Fills a slice, blocking. For opening files and for tools.
+    ///
+    /// # Errors
+    /// As [`ReadAt::read_at`].
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match self.read_at(offset, Dest::from(buf), Wait::UntilDone)? {
+            Progress::Done | Progress::Pending => Ok(()),
+        }
+    }
+}

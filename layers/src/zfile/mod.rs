@@ -1,0 +1,1 @@
+//! ZFile: a seekable compressed file.

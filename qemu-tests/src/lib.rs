@@ -1,0 +1,1 @@
+//! Real virtual machines against the daemons.

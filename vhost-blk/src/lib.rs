@@ -1,0 +1,1 @@
+//! overlaybd images as disks of virtual machines over vhost-user-blk.

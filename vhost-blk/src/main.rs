@@ -1,0 +1,2 @@
+//! `overlaybd-vhost-blk`.
+fn main() {}
