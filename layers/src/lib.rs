@@ -6,11 +6,13 @@
 //! image -> lsmt -> zfile -> tar -> io (local file)
 //! ```
 
+pub mod config;
 pub mod dest;
 pub mod error;
 pub mod image;
 pub mod io;
 pub mod limits;
+pub mod lsmt;
 pub mod read_at;
 pub mod tar;
 pub mod zfile;

@@ -3,5 +3,7 @@
 //! image -> lsmt -> zfile -> tar -> **io**
 
 mod local_file;
+mod memory;
 
 pub use local_file::LocalFile;
+pub use memory::MemoryFile;

@@ -1,0 +1,10 @@
+//! Config files: what the operator and containerd's snapshotter wrote, as checked values.
+//!
+//! Source: format reference 4.2 (image config), 5 (service config).
+
+mod image;
+mod json;
+mod service;
+
+pub use image::{DownloadConfig, ImageConfig, LowerConfig, UpperConfig};
+pub use service::ServiceConfig;

@@ -1,0 +1,116 @@
+//! Opening an image: all lowers at once, then the stack.
+//!
+//! image -> **open** -> lower
+//!
+//! Source: format reference 4.2, 4.3.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Image;
+use super::lower::open_lower;
+use crate::config::{ImageConfig, LowerConfig, ServiceConfig};
+use crate::error::{Error, ErrorKind};
+use crate::limits::PARALLEL_OPENS_MAX;
+use crate::lsmt::SealedLayer;
+
+/// A failed open: the words for the result file, and the error itself.
+#[derive(Debug)]
+pub(super) struct OpenFailure {
+    message: String,
+    error: Error,
+}
+
+impl OpenFailure {
+    pub(super) fn new(message: String, error: Error) -> Self {
+        Self { message, error }
+    }
+
+    /// What the C++ daemon would write after `failed:`.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(super) fn into_error(self) -> Error {
+        self.error
+    }
+}
+
+pub(super) fn open_image(
+    config: &ImageConfig,
+    _service: &ServiceConfig,
+) -> Result<Image, OpenFailure> {
+    check_supported(config)?;
+    let lowers = layer_configs(config);
+    let layers = open_lowers(config, lowers)?;
+    let digest = lowers
+        .last()
+        .map(|lower| lower.digest.as_str())
+        .unwrap_or_default();
+    // The C++ daemon has no words for a failure to stack.
+    Image::from_layers(layers, digest).map_err(|error| OpenFailure::new(String::new(), error))
+}
+
+/// The lowers that hold data: an acceleration layer on top only carries a trace.
+fn layer_configs(config: &ImageConfig) -> &[LowerConfig] {
+    match (config.acceleration_layer, config.lowers.split_last()) {
+        (true, Some((_trace, lowers))) => lowers,
+        _ => &config.lowers,
+    }
+}
+
+fn check_supported(config: &ImageConfig) -> Result<(), OpenFailure> {
+    let refuse = |kind, detail: &str| {
+        Err(OpenFailure::new(
+            String::new(),
+            Error::new(kind, "open image", detail),
+        ))
+    };
+    if config.lowers.is_empty() {
+        return refuse(
+            ErrorKind::Config,
+            "the config names no layer: lowers is empty",
+        );
+    }
+    if config.upper.is_present() {
+        let detail = "writable images (upper) are not supported by this version";
+        return refuse(ErrorKind::Unsupported, detail);
+    }
+    if config.acceleration_layer && !config.record_trace_path.as_os_str().is_empty() {
+        let detail = "accelerationLayer and recordTracePath exclude each other";
+        return refuse(ErrorKind::Config, detail);
+    }
+    Ok(())
+}
+
+/// Opens every lower on up to 32 threads. The failure of the lowest layer is reported.
+fn open_lowers(
+    config: &ImageConfig,
+    lowers: &[LowerConfig],
+) -> Result<Vec<SealedLayer>, OpenFailure> {
+    let next = AtomicUsize::new(0);
+    let opened = Mutex::new(Vec::with_capacity(lowers.len()));
+    let open_some = || {
+        while let Some((number, lower)) = {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            lowers.get(number).map(|lower| (number, lower))
+        } {
+            let layer = open_lower(config, lower, number);
+            opened
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push((number, layer));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..lowers.len().min(PARALLEL_OPENS_MAX) {
+            scope.spawn(open_some);
+        }
+        open_some();
+    });
+    let mut opened = opened
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    opened.sort_by_key(|(number, _)| *number);
+    opened.into_iter().map(|(_, layer)| layer).collect()
+}
