@@ -1,1 +1,20 @@
-//! ZFile: a seekable compressed file.
+//! ZFile: a file as independently compressed blocks, so that any part can be read alone.
+//!
+//! image -> lsmt -> **zfile** -> tar -> io
+//!
+//! [`detect`] tells a zfile from other files, [`ZFile`] reads one.
+//!
+//! Invariant: no byte is given out that did not pass its block's checksum, when the file has
+//! checksums, which all files made by current tools have.
+//!
+//! Source: format reference 2.
+
+mod checksum;
+mod codec;
+mod format;
+mod jump_table;
+mod reader;
+mod scratch;
+
+pub use format::Algorithm;
+pub use reader::{ZFile, detect};
