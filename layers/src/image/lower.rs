@@ -46,7 +46,7 @@ pub(super) fn open_lower(
     })?;
     let switch = |error| OpenFailure::new(format!("failed to open switch file {shown}"), error);
     let layer: Box<dyn ReadAt> = match zfile::detect(&*payload).map_err(switch)? {
-        true => ZFile::open(payload).map_err(switch)?,
+        true => Box::new(ZFile::open(payload).map_err(switch)?),
         false => payload,
     };
     SealedLayer::open(layer)

@@ -1,18 +1,20 @@
-//! Bytes in memory as a source: for tests, fuzzing and tools that already hold the bytes.
+//! A file in memory, for tests, fuzzing and small files that are at hand already.
+//!
+//! image -> lsmt -> zfile -> tar -> **memory**
 
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::{Progress, ReadAt, Wait};
 
-/// An immutable byte vector with a name.
-#[derive(Debug, Clone)]
+/// Bytes that are read like a file. A read never waits.
+#[derive(Debug)]
 pub struct MemoryFile {
     name: String,
     bytes: Vec<u8>,
 }
 
 impl MemoryFile {
-    /// `name` is what error messages show.
+    /// `name` is what error messages call these bytes.
     #[must_use]
     pub fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
         Self {
@@ -32,16 +34,33 @@ impl ReadAt for MemoryFile {
     }
 
     fn read_at(&self, offset: u64, mut dest: Dest<'_>, _wait: Wait) -> Result<Progress> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let range = start
-            .checked_add(dest.len())
-            .and_then(|end| self.bytes.get(start..end));
-        let Some(bytes) = range else {
-            let detail = format!("{} bytes wanted, {} are here", dest.len(), self.bytes.len());
-            let error = Error::new(ErrorKind::OutOfRange, "read memory", detail);
-            return Err(error.in_file(&self.name).at(offset));
+        let wanted = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.bytes.get(start..start.checked_add(dest.len())?));
+        let Some(wanted) = wanted else {
+            let detail = format!("{} bytes wanted, the file has {}", dest.len(), self.size());
+            return Err(Error::new(ErrorKind::OutOfRange, "read memory", detail)
+                .in_file(&self.name)
+                .at(offset));
         };
-        dest.copy_from(bytes);
+        dest.copy_from(wanted);
         Ok(Progress::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_past_the_end_is_out_of_range() {
+        let file = MemoryFile::new("m", b"0123456789".to_vec());
+        let mut buf = [0; 4];
+        file.read_exact_at(6, &mut buf).unwrap();
+        assert_eq!(&buf, b"6789");
+        for offset in [7, 11, u64::MAX] {
+            let error = file.read_exact_at(offset, &mut buf).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutOfRange);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Files on this host.
+//! Files on this host and in memory.
 //!
 //! image -> lsmt -> zfile -> tar -> **io**
 

@@ -1,15 +1,20 @@
-//! ZFile.
-use crate::{ReadAt, Result};
-/// stub
-#[derive(Debug)]
-pub struct ZFile;
-/// stub
-pub fn detect(_: &dyn ReadAt) -> Result<bool> {
-    Ok(false)
-}
-impl ZFile {
-    /// stub
-    pub fn open(s: Box<dyn ReadAt>) -> Result<Box<dyn ReadAt>> {
-        Ok(s)
-    }
-}
+//! ZFile: a file as independently compressed blocks, so that any part can be read alone.
+//!
+//! image -> lsmt -> **zfile** -> tar -> io
+//!
+//! [`detect`] tells a zfile from other files, [`ZFile`] reads one.
+//!
+//! Invariant: no byte is given out that did not pass its block's checksum, when the file has
+//! checksums, which all files made by current tools have.
+//!
+//! Source: format reference 2.
+
+mod checksum;
+mod codec;
+mod format;
+mod jump_table;
+mod reader;
+mod scratch;
+
+pub use format::Algorithm;
+pub use reader::{ZFile, detect};
