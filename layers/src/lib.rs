@@ -15,6 +15,7 @@ pub mod limits;
 pub mod lsmt;
 pub mod read_at;
 pub mod tar;
+pub mod tool;
 pub mod zfile;
 
 pub use dest::Dest;

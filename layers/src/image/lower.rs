@@ -35,13 +35,13 @@ pub(super) fn open_lower(
             error,
         ));
     }
-    let Some(path) = local_path(lower) else {
+    let Some(path) = lower_path(lower) else {
         return Err(not_local(config, lower, number));
     };
     let shown = path.display();
     let file = LocalFile::open(&path)
         .map_err(|error| OpenFailure::new(format!("failed to open local file {shown}"), error))?;
-    let payload = tar::unwrap(Box::new(file)).map_err(|error| {
+    let payload = tar::open(Box::new(file)).map_err(|error| {
         OpenFailure::new(format!("failed to open file as tar file {shown}"), error)
     })?;
     let switch = |error| OpenFailure::new(format!("failed to open switch file {shown}"), error);
@@ -54,7 +54,8 @@ pub(super) fn open_lower(
 }
 
 /// The first of the lower's local files that exists.
-fn local_path(lower: &LowerConfig) -> Option<PathBuf> {
+#[must_use]
+pub fn lower_path(lower: &LowerConfig) -> Option<PathBuf> {
     let named = (!lower.file.as_os_str().is_empty()).then(|| lower.file.clone());
     let has_dir = !lower.dir.as_os_str().is_empty();
     let in_dir = NAMES

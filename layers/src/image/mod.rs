@@ -13,6 +13,8 @@ mod lower;
 mod open;
 mod result_file;
 
+pub use lower::lower_path;
+
 use std::path::Path;
 
 use crate::config::{ImageConfig, ServiceConfig};
@@ -46,6 +48,14 @@ impl Image {
         let image = opened.map_err(|failure| failure.into_error().in_file(&name))?;
         written?;
         Ok(image)
+    }
+
+    /// As [`Image::open`] for a config that was already read; writes no result file.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn open_layers(config: &ImageConfig, service: &ServiceConfig) -> Result<Self> {
+        open::open_image(config, service).map_err(open::OpenFailure::into_error)
     }
 
     /// Stacks layers that are already open, bottom first. `digest` names the top layer when it

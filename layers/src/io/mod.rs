@@ -2,8 +2,10 @@
 //!
 //! image -> lsmt -> zfile -> tar -> **io**
 
+mod extents;
 mod local_file;
 mod memory;
 
+pub use extents::next_data_extent;
 pub use local_file::LocalFile;
 pub use memory::MemoryFile;

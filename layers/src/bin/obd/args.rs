@@ -1,0 +1,157 @@
+//! The command line of `obd`: parsing only.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use layers::lsmt::Uuid;
+
+/// Work with overlaybd images and layers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "obd",
+    version,
+    about,
+    after_help = "Exit status: 0 done, 1 failed, 2 bad usage."
+)]
+pub(crate) struct Args {
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Import(ImportArgs),
+    Export(ExportArgs),
+    Info(InfoArgs),
+    Verify(VerifyArgs),
+    Bench(BenchArgs),
+}
+
+/// Turn a raw disk image into one sealed, compressed layer. Holes and zeros are left out.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportArgs {
+    /// Raw disk image or block device.
+    pub(crate) raw: PathBuf,
+    /// Layer file to write.
+    pub(crate) out: PathBuf,
+    /// Compression of the blocks.
+    #[arg(long, value_enum, default_value_t = AlgorithmArg::Lz4)]
+    pub(crate) algorithm: AlgorithmArg,
+    /// KiB in a block before compression: 4, 8, 16, 32 or 64.
+    #[arg(long, value_name = "KIB", default_value_t = 4, value_parser = block_kib)]
+    pub(crate) bs: u32,
+    /// Wrap the layer into a tar, as registries want it.
+    #[arg(long)]
+    pub(crate) tar: bool,
+    /// Name of the layer; all zeros when absent.
+    #[arg(long, value_parser = uuid)]
+    pub(crate) uuid: Option<Uuid>,
+    /// Threads that compress; 0 means one for each CPU.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Replace OUT when it exists.
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum AlgorithmArg {
+    Lz4,
+    Zstd,
+}
+
+/// Write the whole disk of an image to a sparse raw file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// Image config (config.v1.json).
+    pub(crate) config: PathBuf,
+    /// Raw file to write.
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Replace OUT when it exists.
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// Tell what layer files are: wrapper, compression, layer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InfoArgs {
+    /// Layer files.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Check every checksum and every index rule of images or layer files.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// Image configs or layer files.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+}
+
+/// Read an image in this process as fast as it goes and print the rate and latencies.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Image config (config.v1.json).
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Bytes of one read: a number, or one with k or m.
+    #[arg(long, default_value = "4k", value_parser = bytes)]
+    pub(crate) size: usize,
+    /// Order of the reads. Only places that hold data are read.
+    #[arg(long, value_enum, default_value_t = ModeArg::Rand)]
+    pub(crate) mode: ModeArg,
+    /// Threads, each reading on its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// How long to read.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub(crate) seconds: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    Rand,
+    Seq,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServiceArgs {
+    /// Service config; /etc/overlaybd/overlaybd.json if that exists, else built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) service_config: Option<PathBuf>,
+}
+
+fn block_kib(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(kib @ (4 | 8 | 16 | 32 | 64)) => Ok(kib),
+        _ => Err("expected 4, 8, 16, 32 or 64".to_owned()),
+    }
+}
+
+fn uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::parse(text).ok_or_else(|| "expected 8-4-4-4-12 hex digits".to_owned())
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let (digits, unit) = match text.to_ascii_lowercase().strip_suffix(['k', 'm']) {
+        Some(digits) if text.ends_with(['k', 'K']) => (digits.to_owned(), 1 << 10),
+        Some(digits) => (digits.to_owned(), 1 << 20),
+        None => (text.to_owned(), 1),
+    };
+    let number: usize = digits
+        .parse()
+        .map_err(|_| "expected a number such as 4k".to_owned())?;
+    match number.checked_mul(unit) {
+        Some(bytes) if bytes > 0 && bytes <= 64 << 20 && bytes % 512 == 0 => Ok(bytes),
+        _ => Err("expected a multiple of 512 up to 64m".to_owned()),
+    }
+}

@@ -1,0 +1,45 @@
+//! What the operator sees: results on stdout, errors and progress on stderr.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Prints one line of results. A reader that went away is not an error.
+pub(crate) fn say(line: impl Display) {
+    drop(writeln!(io::stdout(), "{line}"));
+}
+
+/// Prints the error that ends the program.
+pub(crate) fn fail(error: &layers::Error) -> ExitCode {
+    drop(writeln!(io::stderr(), "obd: {error}"));
+    ExitCode::FAILURE
+}
+
+/// A progress bar over bytes; drawn on a terminal only.
+pub(crate) fn progress_bar(what: &str) -> ProgressBar {
+    let bar = ProgressBar::hidden();
+    if io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    }
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar.set_message(what.to_owned());
+    bar
+}
+
+/// The callback that moves `bar`.
+pub(crate) fn reporter(bar: &ProgressBar) -> impl FnMut(u64, u64) {
+    |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}
+
+/// A size for people: three digits and a binary unit.
+pub(crate) fn human(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}

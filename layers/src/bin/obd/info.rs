@@ -1,0 +1,135 @@
+//! `obd info FILE...`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use layers::tool::{self, FileInfo, LayerInfo, ZFileInfo};
+use serde_json::{Value, json};
+
+use crate::args::InfoArgs;
+use crate::console::{fail, human, say};
+
+pub(crate) fn run(args: &InfoArgs, json: bool) -> layers::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    let mut documents = Vec::new();
+    for path in &args.files {
+        match tool::inspect(path) {
+            Ok(info) if json => documents.push(document(path, &info)),
+            Ok(info) => print(path, &info),
+            Err(error) => code = fail(&error),
+        }
+    }
+    if json {
+        say(Value::Array(documents));
+    }
+    Ok(code)
+}
+
+fn print(path: &Path, info: &FileInfo) {
+    say(format_args!("{}", path.display()));
+    line("file", human(info.file_bytes));
+    if let Some(tar) = info.tar {
+        let (bytes, offset) = (human(tar.payload_bytes), tar.payload_offset_bytes);
+        line("tar", format_args!("payload of {bytes} at byte {offset}"));
+    }
+    if let Some(zfile) = &info.zfile {
+        print_zfile(zfile);
+    }
+    match &info.layer {
+        Some(layer) => print_layer(layer),
+        None => line("payload", "not a layer"),
+    }
+}
+
+fn print_zfile(zfile: &ZFileInfo) {
+    let (name, kib, blocks) = (
+        zfile.algorithm.name(),
+        zfile.block_bytes / 1024,
+        zfile.blocks,
+    );
+    line(
+        "zfile",
+        format_args!("{name}, {blocks} blocks of {kib} KiB"),
+    );
+    let (from, to) = (human(zfile.original_bytes), human(zfile.compressed_bytes));
+    line(
+        "ratio",
+        format_args!("{:.2} ({from} to {to})", ratio(zfile)),
+    );
+    line(
+        "checksums",
+        if zfile.has_block_crc {
+            "one for each block"
+        } else {
+            "none"
+        },
+    );
+}
+
+fn print_layer(layer: &LayerInfo) {
+    line(
+        "virtual size",
+        format_args!(
+            "{} ({} bytes)",
+            human(layer.virtual_size_bytes),
+            layer.virtual_size_bytes
+        ),
+    );
+    line("uuid", &layer.uuid);
+    line("parent uuid", &layer.parent_uuid);
+    if !layer.user_tag.is_empty() {
+        line("user tag", format_args!("{:?}", layer.user_tag));
+    }
+    let padding = layer.index_entries - layer.mappings;
+    line(
+        "index",
+        format_args!("{} mappings and {padding} padding entries", layer.mappings),
+    );
+    line("data", human(layer.data_bytes));
+    line("zeroed", human(layer.zeroed_bytes));
+    if layer.is_sparse {
+        line("kind", "sealed sparse upper");
+    }
+}
+
+fn line(name: &str, value: impl std::fmt::Display) {
+    say(format_args!("  {name:<13} {value}"));
+}
+
+/// How many bytes one stored byte stands for.
+#[expect(clippy::cast_precision_loss, reason = "printed with two decimals")]
+fn ratio(zfile: &ZFileInfo) -> f64 {
+    zfile.original_bytes as f64 / zfile.compressed_bytes.max(1) as f64
+}
+
+fn document(path: &Path, info: &FileInfo) -> Value {
+    json!({
+        "file": path.display().to_string(),
+        "file_bytes": info.file_bytes,
+        "tar": info.tar.map(|tar| json!({
+            "payload_offset_bytes": tar.payload_offset_bytes,
+            "payload_bytes": tar.payload_bytes,
+        })),
+        "zfile": info.zfile.map(|zfile| json!({
+            "algorithm": zfile.algorithm.name(),
+            "block_bytes": zfile.block_bytes,
+            "blocks": zfile.blocks,
+            "original_bytes": zfile.original_bytes,
+            "compressed_bytes": zfile.compressed_bytes,
+            "ratio": ratio(&zfile),
+            "block_checksums": zfile.has_block_crc,
+            "header_final": zfile.is_header_final,
+        })),
+        "layer": info.layer.as_ref().map(|layer| json!({
+            "virtual_size_bytes": layer.virtual_size_bytes,
+            "uuid": layer.uuid,
+            "parent_uuid": layer.parent_uuid,
+            "user_tag": layer.user_tag,
+            "index_entries": layer.index_entries,
+            "mappings": layer.mappings,
+            "data_bytes": layer.data_bytes,
+            "zeroed_bytes": layer.zeroed_bytes,
+            "sparse": layer.is_sparse,
+        })),
+    })
+}

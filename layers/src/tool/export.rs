@@ -1,0 +1,82 @@
+//! The whole disk of an image as a sparse raw file.
+//!
+//! image -> **export** -> output file
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::output::OutputFile;
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::limits::SECTOR_BYTES;
+use crate::lsmt::SectorRange;
+
+const BLOCK_BYTES: usize = 4096;
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What was written.
+#[derive(Debug, Clone, Copy)]
+pub struct ExportSummary {
+    /// Size of the disk, and of the output file.
+    pub virtual_size_bytes: u64,
+    /// Bytes that are not a hole in the output.
+    pub data_bytes: u64,
+}
+
+/// Writes the disk to `path`. Blocks of 4 KiB that hold only zeros become holes. `report` is told
+/// the bytes of the disk dealt with so far.
+///
+/// # Errors
+/// Those of reading the image; `Io` and `Config` (an existing output) naming the output.
+pub fn export(
+    image: &Image,
+    path: &Path,
+    replace: bool,
+    report: &mut dyn FnMut(u64, u64),
+) -> Result<ExportSummary> {
+    let size = image.virtual_size();
+    let output = OutputFile::create(path, replace)?;
+    let fail = |source| Error::io("write raw disk", source).in_file(path.display().to_string());
+    output.file().set_len(size).map_err(fail)?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut data_bytes = 0;
+    let mut done = 0;
+    while let Some(start) = next_mapped(image, done, size) {
+        let len = usize::try_from(size - start)
+            .unwrap_or(usize::MAX)
+            .min(CHUNK_BYTES);
+        let chunk = chunk.split_at_mut(len).0;
+        image.read_exact_at(start, chunk)?;
+        let mut at = start;
+        for block in chunk.chunks(BLOCK_BYTES) {
+            if block.iter().any(|byte| *byte != 0) {
+                output.file().write_all_at(block, at).map_err(fail)?;
+                data_bytes += block.len() as u64;
+            }
+            at += block.len() as u64;
+        }
+        done = at;
+        report(done, size);
+    }
+    report(size, size);
+    output.publish()?;
+    Ok(ExportSummary {
+        virtual_size_bytes: size,
+        data_bytes,
+    })
+}
+
+/// The first byte at or after `from` that a data mapping covers, cut down to a block boundary.
+fn next_mapped(image: &Image, from: u64, size: u64) -> Option<u64> {
+    let range = SectorRange {
+        start: from / SECTOR_BYTES,
+        end: size / SECTOR_BYTES,
+    };
+    let mapping = image
+        .stack()
+        .index()
+        .lookup(range)
+        .find(|mapping| !mapping.is_zeroed())?;
+    let byte = mapping.offset() * SECTOR_BYTES;
+    Some((byte - byte % BLOCK_BYTES as u64).max(from))
+}

@@ -1,0 +1,162 @@
+//! Reads an image as fast as it goes, in this process: what the engine alone can do.
+//!
+//! image -> **load**
+//!
+//! Each read is tried without waiting first, as a ring thread does, and repeated blocking when it
+//! is pending. Only places that hold data are read: holes would flatter the figure.
+
+use std::time::{Duration, Instant};
+
+use super::latency::Latencies;
+use crate::dest::Dest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::limits::SECTOR_BYTES;
+use crate::read_at::{Progress, Wait};
+
+/// Where the next read goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadMode {
+    /// Anywhere that holds data.
+    Random,
+    /// After the last one.
+    Sequential,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Bytes of one read, a multiple of 512.
+    pub size_bytes: usize,
+    /// Order of the reads.
+    pub mode: LoadMode,
+    /// Threads, each reading on its own.
+    pub threads: usize,
+    /// How long.
+    pub duration: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default)]
+pub struct LoadReport {
+    /// Reads done by all threads.
+    pub reads: u64,
+    /// Reads that had to wait for a disk.
+    pub pending: u64,
+    /// Wall time of the slowest thread.
+    pub elapsed: Duration,
+    /// How long single reads took.
+    pub latencies: Latencies,
+}
+
+/// Runs the load. Blocks for the whole duration.
+///
+/// # Errors
+/// `Config` for a size that is no multiple of 512 or an image without data; the first failed read.
+pub fn run_load(image: &Image, options: LoadOptions) -> Result<LoadReport> {
+    let places = places_with_data(image, options.size_bytes)?;
+    let results: Vec<Result<LoadReport>> = std::thread::scope(|scope| {
+        let run = |thread| {
+            let places = &places;
+            scope.spawn(move || one_thread(image, options, places, thread))
+        };
+        let threads: Vec<_> = (0..options.threads.max(1)).map(run).collect();
+        let panicked = || Err(Error::new(ErrorKind::Io, "run load", "a thread panicked"));
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| panicked()))
+            .collect()
+    });
+    let mut total = LoadReport::default();
+    for result in results {
+        let one = result?;
+        total.reads += one.reads;
+        total.pending += one.pending;
+        total.elapsed = total.elapsed.max(one.elapsed);
+        total.latencies.merge(&one.latencies);
+    }
+    Ok(total)
+}
+
+/// Every place, as a multiple of the read size, where some data lies.
+fn places_with_data(image: &Image, size_bytes: usize) -> Result<Vec<u32>> {
+    const OP: &str = "prepare load";
+    let size = size_bytes as u64;
+    if size == 0 || !size.is_multiple_of(SECTOR_BYTES) {
+        let detail = format!("read size {size_bytes} is no multiple of {SECTOR_BYTES}");
+        return Err(Error::new(ErrorKind::Config, OP, detail));
+    }
+    let whole = image.virtual_size() / size;
+    let mut places: Vec<u32> = Vec::new();
+    for mapping in image
+        .stack()
+        .index()
+        .mappings()
+        .iter()
+        .filter(|mapping| !mapping.is_zeroed())
+    {
+        let first = mapping.offset() * SECTOR_BYTES / size;
+        let end = (mapping.end() * SECTOR_BYTES).div_ceil(size).min(whole);
+        let after_last = places.last().map_or(0, |last| u64::from(*last) + 1);
+        places.extend((first.max(after_last)..end).map_while(|place| u32::try_from(place).ok()));
+    }
+    if places.is_empty() {
+        let detail = format!("the image holds no data for reads of {size_bytes} bytes");
+        return Err(Error::new(ErrorKind::Config, OP, detail));
+    }
+    Ok(places)
+}
+
+fn one_thread(
+    image: &Image,
+    options: LoadOptions,
+    places: &[u32],
+    thread: usize,
+) -> Result<LoadReport> {
+    let mut report = LoadReport::default();
+    let mut buf = vec![0; options.size_bytes];
+    let mut random = Random::new(thread as u64);
+    // Sequential threads start at different places.
+    let mut next = places.len() * thread / options.threads.max(1);
+    let begin = Instant::now();
+    let mut before = begin;
+    while report.elapsed < options.duration {
+        let at = match options.mode {
+            LoadMode::Random => random.below(places.len()),
+            LoadMode::Sequential => {
+                next = if next + 1 < places.len() { next + 1 } else { 0 };
+                next
+            }
+        };
+        let offset = places
+            .get(at)
+            .map_or(0, |place| u64::from(*place) * options.size_bytes as u64);
+        if image.read_at(offset, Dest::from(&mut buf[..]), Wait::Never)? == Progress::Pending {
+            report.pending += 1;
+            image.read_exact_at(offset, &mut buf)?;
+        }
+        let now = Instant::now();
+        report.latencies.record(now - before);
+        report.reads += 1;
+        report.elapsed = now - begin;
+        before = now;
+    }
+    Ok(report)
+}
+
+/// xorshift64*: fast, and the same sequence in every run.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let wide = u128::from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)) * bound as u128;
+        usize::try_from(wide >> 64).unwrap_or(0)
+    }
+}
