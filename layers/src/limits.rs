@@ -37,6 +37,9 @@ pub const ZFILE_BLOCK_BYTES_MAX: u32 = 65536;
 /// Most bytes by which an incompressible zfile block may grow, checksum included.
 pub const ZFILE_BLOCK_GROWTH_BYTES_MAX: u32 = 516;
 
+/// Most threads that compress one zfile.
+pub const ZFILE_WRITER_THREADS_MAX: usize = 256;
+
 /// Most lowers opened at once.
 pub const PARALLEL_OPENS_MAX: usize = 32;
 

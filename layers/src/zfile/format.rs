@@ -107,6 +107,11 @@ impl Flags {
     }
 }
 
+/// May a zfile have blocks of `bytes` bytes?
+pub(crate) fn is_block_size(bytes: u32) -> bool {
+    (ZFILE_BLOCK_BYTES_MIN..=ZFILE_BLOCK_BYTES_MAX).contains(&bytes) && bytes.is_power_of_two()
+}
+
 /// Which record is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -250,7 +255,8 @@ impl Record {
             return Ok(());
         }
         let detail = format!(
-            "block size {bytes}, expected a power of two from {ZFILE_BLOCK_BYTES_MIN} to {ZFILE_BLOCK_BYTES_MAX}"
+            "block size {}, expected a power of two from {ZFILE_BLOCK_BYTES_MIN} to {ZFILE_BLOCK_BYTES_MAX}",
+            self.block_bytes
         );
         Err(Error::corrupt(OP, detail))
     }

@@ -2,19 +2,24 @@
 //!
 //! image -> lsmt -> **zfile** -> tar -> io
 //!
-//! [`detect`] tells a zfile from other files, [`ZFile`] reads one.
+//! [`detect`] tells a zfile from other files, [`ZFile`] reads one, [`ZFileBuilder`] writes one.
 //!
 //! Invariant: no byte is given out that did not pass its block's checksum, when the file has
 //! checksums, which all files made by current tools have.
 //!
 //! Source: format reference 2.
 
+mod builder;
 mod checksum;
 mod codec;
+mod compressor;
 mod format;
 mod jump_table;
 mod reader;
 mod scratch;
+mod verify;
 
+pub use builder::{BuildOptions, Built, ZFileBuilder};
 pub use format::Algorithm;
 pub use reader::{ZFile, detect};
+pub use verify::{BlockFault, VerifyReport};
