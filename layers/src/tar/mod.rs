@@ -2,7 +2,7 @@
 //!
 //! image -> lsmt -> zfile -> **tar** -> io
 //!
-//! [`open`] gives the payload of a wrapped file and any other file as it is; [`TarWriter`] wraps.
+//! [`unwrap`] gives the payload of a wrapped file and any other file as it is; [`TarWriter`] wraps.
 //!
 //! Source: format reference 3.
 
@@ -20,7 +20,7 @@ use crate::read_at::ReadAt;
 ///
 /// # Errors
 /// As [`detect`].
-pub fn open(source: Box<dyn ReadAt>) -> Result<Box<dyn ReadAt>> {
+pub fn unwrap(source: Box<dyn ReadAt>) -> Result<Box<dyn ReadAt>> {
     match detect(&*source)? {
         Some(member) => Ok(Box::new(window::Window::new(source, member))),
         None => Ok(source),

@@ -1,8 +1,11 @@
 //! What these tests share: the vectors and whole-file reads.
 
+use std::io::{Cursor, Write};
 use std::path::PathBuf;
 
 use layers::ReadAt;
+use layers::io::MemoryFile;
+use layers::zfile::{BuildOptions, ZFile, ZFileBuilder};
 
 /// A zfile that the C++ tools made, and what it was made from.
 pub(crate) struct Vector {
@@ -49,5 +52,44 @@ pub(crate) fn zfile_vectors() -> Vec<Vector> {
 pub(crate) fn read_whole(file: &dyn ReadAt) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(file.size()).unwrap()];
     file.read_exact_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// A zfile of `input` with `options`.
+pub(crate) fn build(input: &[u8], options: BuildOptions) -> Vec<u8> {
+    let mut builder = ZFileBuilder::new(Cursor::new(Vec::new()), options).unwrap();
+    builder.write_all(input).unwrap();
+    let built = builder.finish().unwrap();
+    assert_eq!(built.original_bytes, input.len() as u64);
+    let bytes = built.sink.into_inner();
+    assert_eq!(built.file_bytes, bytes.len() as u64);
+    bytes
+}
+
+/// `bytes` as a zfile.
+pub(crate) fn open(bytes: Vec<u8>) -> layers::Result<ZFile> {
+    ZFile::open(Box::new(MemoryFile::new("memory", bytes)))
+}
+
+/// Opens `bytes` and reads all of it.
+pub(crate) fn decode(bytes: Vec<u8>) -> layers::Result<Vec<u8>> {
+    let zfile = open(bytes)?;
+    let mut decoded = vec![0; usize::try_from(zfile.size()).unwrap()];
+    zfile.read_exact_at(0, &mut decoded)?;
+    Ok(decoded)
+}
+
+/// Bytes that compress about twofold, different for every `seed`.
+pub(crate) fn mixed_bytes(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(len + 64);
+    while bytes.len() < len {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        bytes.extend_from_slice(&state.to_le_bytes());
+        bytes.extend_from_slice(b"the same again");
+    }
+    bytes.truncate(len);
     bytes
 }
