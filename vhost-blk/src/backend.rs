@@ -1,0 +1,182 @@
+//! One session with a VMM, as `vhost-user-backend` wants it.
+//!
+//! VMM -> vhost-user-backend -> **backend** -> workers
+//!
+//! Invariants
+//! - a worker's state is locked by its own thread alone, but for the time of a run.
+//! - `handle_event` fails only when the session is over: that is how worker threads are ended.
+//!   (An exit event of the crate would leak a file descriptor per thread and session.)
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost_user_backend::VhostUserBackend;
+use vmm_sys_util::epoll::EventSet;
+
+use crate::config_space::ConfigSpace;
+use crate::disk::Disk;
+use crate::features;
+use crate::guest_memory::SharedGuestMemory;
+use crate::mailbox::Mailbox;
+use crate::pool::Pool;
+use crate::vring::DiskVring;
+use crate::worker::Worker;
+
+/// Most queues: the crate keeps the queues of a thread in a 64-bit mask.
+pub const QUEUES_MAX: u16 = 64;
+
+/// How the queues of a disk are laid out.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueOptions {
+    /// Queues a VMM may use, 1 to [`QUEUES_MAX`].
+    pub num_queues: u16,
+    /// Largest ring, a power of two.
+    pub queue_size_max: u16,
+    /// Worker threads, 1 to `num_queues`.
+    pub threads: usize,
+}
+
+struct WorkerSlot {
+    worker: Mutex<Worker>,
+    mailbox: Arc<Mailbox>,
+}
+
+/// One session; see the module.
+pub struct Backend {
+    options: QueueOptions,
+    config: ConfigSpace,
+    memory: SharedGuestMemory,
+    workers: Vec<WorkerSlot>,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Backend {
+    /// The token under which a worker's mailbox is registered.
+    #[must_use]
+    pub fn wake_token(&self) -> u16 {
+        self.options.num_queues + 1
+    }
+
+    /// A session that serves `disk` to the owner of `memory`.
+    ///
+    /// # Errors
+    /// From the operating system when there are no more file descriptors.
+    pub fn new(
+        disk: &Arc<Disk>,
+        pool: &Arc<Pool>,
+        memory: SharedGuestMemory,
+        options: QueueOptions,
+    ) -> io::Result<Self> {
+        let workers = (0..options.threads)
+            .map(|_| {
+                let mailbox = Arc::new(Mailbox::new()?);
+                let worker = Worker::new(Arc::clone(disk), Arc::clone(pool), Arc::clone(&mailbox));
+                Ok(WorkerSlot {
+                    worker: Mutex::new(worker),
+                    mailbox,
+                })
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            config: ConfigSpace::new(disk.bytes(), options.num_queues, options.queue_size_max),
+            options,
+            memory,
+            workers,
+        })
+    }
+
+    /// The mailboxes, one a worker thread.
+    pub fn mailboxes(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.workers.iter().map(|slot| &slot.mailbox)
+    }
+
+    /// Takes no more requests and blocks until those in flight are answered, or `deadline`.
+    pub fn drain(&self, deadline: Instant) {
+        self.mailboxes().for_each(|mailbox| mailbox.start_drain());
+        self.mailboxes()
+            .for_each(|mailbox| mailbox.wait_idle(deadline));
+    }
+
+    /// Ends the worker threads; what is in flight is forgotten.
+    pub fn close(&self) {
+        self.mailboxes().for_each(|mailbox| mailbox.close());
+    }
+}
+
+impl VhostUserBackend for Backend {
+    type Bitmap = ();
+    type Vring = DiskVring;
+
+    fn num_queues(&self) -> usize {
+        usize::from(self.options.num_queues)
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(self.options.queue_size_max)
+    }
+
+    fn features(&self) -> u64 {
+        features::virtio_features()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        features::protocol_features()
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        self.config.read(offset, size)
+    }
+
+    /// The new map is in place; when this returns, nobody uses the old one.
+    fn update_memory(&self, _memory: SharedGuestMemory) -> io::Result<()> {
+        self.mailboxes().for_each(|mailbox| mailbox.wait_for_pass());
+        Ok(())
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        let threads = self.options.threads;
+        (0..threads)
+            .map(|thread| {
+                (thread..self.num_queues())
+                    .step_by(threads)
+                    .fold(0, |mask, queue| mask | 1 << queue)
+            })
+            .collect()
+    }
+
+    fn handle_event(
+        &self,
+        device_event: u16,
+        _events: EventSet,
+        vrings: &[DiskVring],
+        thread_id: usize,
+    ) -> io::Result<()> {
+        let slot = self
+            .workers
+            .get(thread_id)
+            .ok_or(io::ErrorKind::NotConnected)?;
+        if device_event == self.wake_token() {
+            slot.mailbox.consume_wake();
+        }
+        if slot.mailbox.is_closing() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        slot.worker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .run(vrings, &self.memory);
+        Ok(())
+    }
+}

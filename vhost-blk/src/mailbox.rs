@@ -1,0 +1,187 @@
+//! How pool threads and the VMM's thread reach one worker.
+//!
+//! pool -> **mailbox** -> worker
+//!
+//! Invariants
+//! - a deferred read is counted as outstanding from the moment it is handed to the pool until the
+//!   worker has dealt with its completion.
+//! - when the mailbox is gone (its session ended), completions for it are dropped.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+
+use crate::pool::Permit;
+use crate::queue::RequestId;
+
+/// A deferred read is over.
+#[derive(Debug)]
+pub struct Completion {
+    /// Position of the queue among those of its worker.
+    pub queue: usize,
+    /// The request in that queue.
+    pub request: RequestId,
+    /// Its bytes, or why there are none.
+    pub result: layers::Result<Vec<u8>>,
+    /// The pool's leave to hold these bytes.
+    pub permit: Permit,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    completions: Vec<Completion>,
+    outstanding: usize,
+}
+
+/// One worker's mailbox.
+#[derive(Debug)]
+pub struct Mailbox {
+    state: Mutex<State>,
+    idle: Condvar,
+    /// `state.completions` is not empty; saves the worker a lock.
+    has_completions: AtomicBool,
+    draining: AtomicBool,
+    closing: AtomicBool,
+    wake: EventNotifier,
+    woken: EventConsumer,
+    /// Odd while the worker is in a pass over its rings.
+    passes: AtomicU64,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    ///
+    /// # Errors
+    /// From the operating system when there are no more file descriptors.
+    pub fn new() -> io::Result<Self> {
+        let (woken, wake) =
+            new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
+        Ok(Self {
+            state: Mutex::default(),
+            idle: Condvar::new(),
+            has_completions: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            wake,
+            woken,
+            passes: AtomicU64::new(0),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Readable when the worker should look at its mailbox and rings.
+    #[must_use]
+    pub fn wake_fd(&self) -> RawFd {
+        self.woken.as_raw_fd()
+    }
+
+    /// Makes [`Mailbox::wake_fd`] readable.
+    pub fn wake(&self) {
+        // A full counter is readable too.
+        drop(self.wake.notify());
+    }
+
+    /// Makes [`Mailbox::wake_fd`] not readable.
+    pub fn consume_wake(&self) {
+        drop(self.woken.consume());
+    }
+
+    /// Counts a read handed to the pool.
+    pub fn expect_completion(&self) {
+        self.lock().outstanding += 1;
+    }
+
+    /// Hands a completion to the worker and wakes it.
+    pub fn post(&self, completion: Completion) {
+        self.lock().completions.push(completion);
+        self.has_completions.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Moves the completions that have come to the end of `into`.
+    pub fn collect(&self, into: &mut Vec<Completion>) {
+        if self.has_completions.load(Ordering::Acquire) {
+            let mut state = self.lock();
+            self.has_completions.store(false, Ordering::Release);
+            into.append(&mut state.completions);
+        }
+    }
+
+    /// The worker has dealt with `count` completions.
+    pub fn settle(&self, count: usize) {
+        let mut state = self.lock();
+        state.outstanding = state.outstanding.saturating_sub(count);
+        if state.outstanding == 0 {
+            self.idle.notify_all();
+        }
+    }
+
+    /// Blocks until no read is outstanding or `deadline` has passed.
+    pub fn wait_idle(&self, deadline: Instant) {
+        let mut state = self.lock();
+        while state.outstanding > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            (state, _) = self
+                .idle
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Tells the worker to take no more requests. A pass that has begun is over when this returns.
+    pub fn start_drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.wait_for_pass();
+    }
+
+    /// Should the worker take no more requests?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Tells the worker to leave for good.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Should the worker leave for good?
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// The worker is about to take a snapshot of guest memory and use it.
+    pub fn begin_pass(&self) {
+        self.passes.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The worker has let go of guest memory.
+    pub fn end_pass(&self) {
+        self.passes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Waits until the worker has let go of every snapshot of guest memory that is older than this
+    /// call. Blocks for a batch of reads at most.
+    pub fn wait_for_pass(&self) {
+        fence(Ordering::SeqCst);
+        let pass = self.passes.load(Ordering::Acquire);
+        while pass % 2 == 1 && self.passes.load(Ordering::Acquire) == pass {
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! One virtqueue: its positions, its requests in flight, and who may touch it when.
+//!
+//! VMM messages -> **queue** <- worker
+//!
+//! Requests run and finish in any order; their used entries are published in the order in which
+//! the driver made them available. So whatever happens to this process, the requests that the
+//! driver still waits for are exactly those between the used and the available index, and a VMM
+//! that reconnects can replay them without losing or doubling one.
+//!
+//! Invariants
+//! - the ring in guest memory is touched only under the lock, and only between
+//!   [`SharedQueue::start`] and the end of [`SharedQueue::stop`].
+//! - `next_used` counts the used entries written; `next_used + in_flight.len()` entries were
+//!   taken since the start.
+//! - a broken ring is never touched again until it is started anew.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::answer::PendingRead;
+use crate::guest_memory::GuestMemory;
+use crate::ring::{Ring, RingFault, RingLayout};
+
+/// One request that was taken and not yet published.
+#[derive(Debug)]
+struct InFlight {
+    head: u16,
+    state: InFlightState,
+}
+
+#[derive(Debug)]
+enum InFlightState {
+    /// A pool thread is reading for it.
+    Waiting(PendingRead),
+    /// Its answer is in guest memory: bytes written.
+    Finished(u32),
+}
+
+/// Names a request in flight. Never used twice in one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+/// State of one virtqueue; see [`SharedQueue`].
+#[derive(Debug, Default)]
+pub struct Queue {
+    layout: RingLayout,
+    event_idx: bool,
+    started: bool,
+    enabled: bool,
+    stopping: bool,
+    broken: bool,
+    next_avail: u16,
+    next_used: u16,
+    /// Used index when the driver was last told, or last did not want to be.
+    called_at: Option<u16>,
+    /// Used entries were written since then.
+    unpublished: bool,
+    kicks_requested: bool,
+    in_flight: VecDeque<InFlight>,
+    /// Id of the front of `in_flight`.
+    first_id: u64,
+    call: Option<File>,
+}
+
+impl Queue {
+    fn takes_requests(&self) -> bool {
+        self.started && self.enabled && !self.stopping && !self.broken
+    }
+
+    /// The ring, when requests may be taken from it.
+    pub fn ring<'m>(&mut self, memory: &'m GuestMemory) -> Option<Ring<'m>> {
+        if self.takes_requests() {
+            self.map(memory)
+        } else {
+            None
+        }
+    }
+
+    /// The ring, when requests in flight may be published on it.
+    pub fn ring_to_publish<'m>(&mut self, memory: &'m GuestMemory) -> Option<Ring<'m>> {
+        if self.started && !self.broken {
+            self.map(memory)
+        } else {
+            None
+        }
+    }
+
+    fn map<'m>(&mut self, memory: &'m GuestMemory) -> Option<Ring<'m>> {
+        match Ring::map(memory, &self.layout) {
+            Ok(ring) => Some(ring),
+            Err(fault) => {
+                self.mark_broken(fault);
+                None
+            }
+        }
+    }
+
+    /// Stops using the ring for good: its driver broke the rules.
+    pub fn mark_broken(&mut self, fault: RingFault) {
+        if !self.broken {
+            log::warn!("ring broken, ignored until it is set up again: {fault}");
+        }
+        self.broken = true;
+    }
+
+    /// Is this ring broken?
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Entries the driver has made available and nobody has taken.
+    ///
+    /// # Errors
+    /// [`RingFault::AvailIdxJump`] when that is more than the ring holds.
+    pub fn available(&self, ring: &Ring<'_>) -> Result<u16, RingFault> {
+        let entries = ring.avail_idx()?.wrapping_sub(self.next_avail);
+        // Those in flight still own their entries.
+        let taken = u16::try_from(self.in_flight.len()).unwrap_or(u16::MAX);
+        if entries > ring.size().saturating_sub(taken) {
+            return Err(RingFault::AvailIdxJump {
+                entries,
+                size: ring.size(),
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Takes the next available entry; call only when [`Queue::available`] said there is one.
+    ///
+    /// # Errors
+    /// [`RingFault::HeadOutOfRange`].
+    pub fn take(&mut self, ring: &Ring<'_>) -> Result<u16, RingFault> {
+        let head = ring.avail_head(self.next_avail)?;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(head)
+    }
+
+    /// The answer to the request just taken is in guest memory.
+    ///
+    /// # Errors
+    /// [`RingFault::Unmapped`].
+    pub fn finish(&mut self, ring: &Ring<'_>, head: u16, written: u32) -> Result<(), RingFault> {
+        if self.in_flight.is_empty() {
+            return self.put_used(ring, head, written);
+        }
+        self.in_flight.push_back(InFlight {
+            head,
+            state: InFlightState::Finished(written),
+        });
+        Ok(())
+    }
+
+    /// The answer to the request just taken comes later.
+    pub fn defer(&mut self, head: u16, read: PendingRead) -> RequestId {
+        let id = self.first_id + self.in_flight.len() as u64;
+        self.in_flight.push_back(InFlight {
+            head,
+            state: InFlightState::Waiting(read),
+        });
+        RequestId(id)
+    }
+
+    /// What a deferred request waits for; `None` when it was abandoned.
+    #[must_use]
+    pub fn waiting(&self, id: RequestId) -> Option<&PendingRead> {
+        match &self.in_flight.get(self.position(id)?)?.state {
+            InFlightState::Waiting(read) => Some(read),
+            InFlightState::Finished(_) => None,
+        }
+    }
+
+    fn position(&self, id: RequestId) -> Option<usize> {
+        usize::try_from(id.0.checked_sub(self.first_id)?).ok()
+    }
+
+    /// The answer to a deferred request is in guest memory.
+    ///
+    /// # Errors
+    /// [`RingFault::Unmapped`].
+    pub fn finish_deferred(
+        &mut self,
+        ring: &Ring<'_>,
+        id: RequestId,
+        written: u32,
+    ) -> Result<(), RingFault> {
+        let position = self.position(id);
+        if let Some(request) = position.and_then(|position| self.in_flight.get_mut(position)) {
+            request.state = InFlightState::Finished(written);
+        }
+        while let Some(InFlight {
+            head,
+            state: InFlightState::Finished(written),
+        }) = self.in_flight.front()
+        {
+            let (head, written) = (*head, *written);
+            self.in_flight.pop_front();
+            self.first_id += 1;
+            self.put_used(ring, head, written)?;
+        }
+        Ok(())
+    }
+
+    fn put_used(&mut self, ring: &Ring<'_>, head: u16, written: u32) -> Result<(), RingFault> {
+        ring.put_used(self.next_used, head, written)?;
+        self.next_used = self.next_used.wrapping_add(1);
+        self.unpublished = true;
+        Ok(())
+    }
+
+    /// Shows the used entries written since the last call to the driver and tells it so, unless
+    /// it does not want to be told.
+    ///
+    /// # Errors
+    /// [`RingFault::Unmapped`].
+    pub fn publish(&mut self, ring: &Ring<'_>) -> Result<(), RingFault> {
+        if !self.unpublished {
+            return Ok(());
+        }
+        ring.store_used_idx(self.next_used)?;
+        self.unpublished = false;
+        let called_at = self.called_at.replace(self.next_used);
+        if ring.wants_call(self.event_idx, called_at, self.next_used)? {
+            self.call();
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::host_endian_bytes, reason = "an eventfd counts in host order")]
+    fn call(&self) {
+        if let Some(mut call) = self.call.as_ref() {
+            // A full counter means that the driver was told already; a file that is no eventfd
+            // is the VMM's own loss.
+            drop(call.write(&1_u64.to_ne_bytes()));
+        }
+    }
+
+    /// Asks the driver not to kick while somebody looks at the ring anyway.
+    ///
+    /// # Errors
+    /// [`RingFault::Unmapped`].
+    pub fn suppress_kicks(&mut self, ring: &Ring<'_>) -> Result<(), RingFault> {
+        if self.kicks_requested {
+            self.kicks_requested = false;
+            ring.suppress_kicks(self.event_idx)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the driver to kick for its next request; true when that is there already.
+    ///
+    /// # Errors
+    /// [`RingFault::Unmapped`].
+    pub fn request_kick(&mut self, ring: &Ring<'_>) -> Result<bool, RingFault> {
+        if self.kicks_requested {
+            return Ok(ring.avail_idx()? != self.next_avail);
+        }
+        self.kicks_requested = true;
+        ring.request_kick(self.event_idx, self.next_avail)
+    }
+}
+
+/// A [`Queue`] shared by the worker that serves it and the thread that obeys the VMM.
+#[derive(Debug, Default)]
+pub struct SharedQueue {
+    queue: Mutex<Queue>,
+    /// Threads that wait in [`SharedQueue::control`]. A busy worker takes the lock again so soon
+    /// after letting go that nobody else would ever get it; it steps back while this is not 0.
+    controls_waiting: AtomicU32,
+    /// [`Queue::takes_requests`], readable without the lock.
+    active: AtomicBool,
+    /// The last request in flight of a stopping queue is published.
+    drained: Condvar,
+}
+
+impl SharedQueue {
+    /// May there be requests to take? A hint; [`Queue::ring`] decides.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// The queue, for the worker.
+    pub fn lock(&self) -> MutexGuard<'_, Queue> {
+        while self.controls_waiting.load(Ordering::Acquire) != 0 {
+            std::thread::yield_now();
+        }
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes [`SharedQueue::stop`] when nothing is in flight any more. The worker calls this after
+    /// it has published deferred requests.
+    pub fn note_progress(&self, queue: &Queue) {
+        if queue.stopping && queue.in_flight.is_empty() {
+            self.drained.notify_all();
+        }
+    }
+
+    /// Runs `change` between two batches of the worker.
+    fn control<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        self.controls_waiting.fetch_add(1, Ordering::AcqRel);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.controls_waiting.fetch_sub(1, Ordering::AcqRel);
+        let result = change(&mut queue);
+        self.active.store(queue.takes_requests(), Ordering::Release);
+        result
+    }
+
+    /// Where the ring lies.
+    pub fn set_layout(&self, layout: RingLayout) {
+        self.control(|queue| queue.layout = layout);
+    }
+
+    /// Was `VIRTIO_F_EVENT_IDX` negotiated?
+    pub fn set_event_idx(&self, event_idx: bool) {
+        self.control(|queue| queue.event_idx = event_idx);
+    }
+
+    /// Position in the available ring to go on from.
+    pub fn set_next_avail(&self, next_avail: u16) {
+        self.control(|queue| queue.next_avail = next_avail);
+    }
+
+    /// Position in the available ring of the first request that has no used entry.
+    pub fn next_avail(&self) -> u16 {
+        self.control(|queue| queue.next_avail)
+    }
+
+    /// Position in the used ring to go on from.
+    pub fn set_next_used(&self, next_used: u16) {
+        self.control(|queue| queue.next_used = next_used);
+    }
+
+    /// The eventfd that tells the driver about used entries.
+    pub fn set_call(&self, call: Option<File>) {
+        self.control(|queue| queue.call = call);
+    }
+
+    /// A disabled queue keeps its requests in flight but takes no new ones.
+    pub fn set_enabled(&self, enabled: bool) {
+        self.control(|queue| queue.enabled = enabled);
+    }
+
+    /// The ring is set up: requests may be taken once it is enabled too.
+    pub fn start(&self) {
+        self.control(|queue| {
+            queue.started = true;
+            queue.stopping = false;
+            queue.broken = false;
+            queue.called_at = None;
+            queue.unpublished = false;
+            queue.kicks_requested = false;
+            queue.in_flight.reserve(usize::from(queue.layout.size));
+        });
+    }
+
+    /// Takes no more requests, waits until `deadline` for those in flight, and lets go of the
+    /// ring. Requests that are still not done are abandoned: [`SharedQueue::next_avail`] steps
+    /// back to the first of them, so that it is taken again after the next start. Blocks.
+    pub fn stop(&self, deadline: Instant) {
+        self.control(|queue| queue.stopping = true);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.started && !queue.broken && !queue.in_flight.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (queue, _) = self
+                .drained
+                .wait_timeout(queue, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let abandoned = queue.in_flight.len();
+        if abandoned > 0 {
+            log::warn!("queue stopped with {abandoned} requests in flight, left for a replay");
+        }
+        queue.in_flight.clear();
+        queue.first_id += abandoned as u64;
+        let step = u16::try_from(abandoned).unwrap_or(u16::MAX);
+        queue.next_avail = queue.next_avail.wrapping_sub(step);
+        queue.started = false;
+    }
+}

@@ -1,0 +1,233 @@
+//! Serves the rings of one thread.
+//!
+//! kick or completion -> **worker** -> ring -> request -> image
+//!
+//! A worker is woken by a kick or by its mailbox. It makes passes over its rings: takes what is
+//! available, answers what can be answered now, hands the rest to the pool, and publishes. When
+//! nothing is left it polls for a moment, asks for kicks, looks once more, and sleeps.
+//!
+//! Invariants
+//! - one pass takes at most [`BATCH_MAX`] requests from a ring; a run lasts [`RUN_MAX`] and one
+//!   pass at most, so that a busy ring starves neither another one nor the VMM's messages.
+//! - it sleeps only after asking every active ring for a kick and finding it empty.
+//! - nothing here returns an error: what a guest does wrong concerns its own ring alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestAddressSpace;
+
+use crate::answer::{Answer, Answerer, answer_pending};
+use crate::disk::Disk;
+use crate::guest_memory::{GuestMemory, SharedGuestMemory};
+use crate::mailbox::{Completion, Mailbox};
+use crate::poll_window::PollWindow;
+use crate::pool::{Job, Pool};
+use crate::queue::{Queue, SharedQueue};
+use crate::ring::{Ring, RingFault};
+
+/// Most requests answered before they are published. More would leave a driver on another CPU
+/// idle for too long, fewer would tell it too often.
+pub const BATCH_MAX: u16 = 16;
+
+/// Longest run without a look at the other events of the thread.
+pub const RUN_MAX: Duration = Duration::from_millis(2);
+
+/// One worker thread's state.
+#[derive(Debug)]
+pub struct Worker {
+    disk: Arc<Disk>,
+    pool: Arc<Pool>,
+    mailbox: Arc<Mailbox>,
+    answerer: Answerer,
+    poll: PollWindow,
+    slept_at: Option<Instant>,
+    completions: Vec<Completion>,
+}
+
+impl Worker {
+    /// A worker that has nothing to do yet.
+    #[must_use]
+    pub fn new(disk: Arc<Disk>, pool: Arc<Pool>, mailbox: Arc<Mailbox>) -> Self {
+        Self {
+            disk,
+            pool,
+            mailbox,
+            answerer: Answerer::default(),
+            poll: PollWindow::default(),
+            slept_at: None,
+            completions: Vec::new(),
+        }
+    }
+
+    /// Serves `queues` until there is nothing to do. Never blocks for longer than [`RUN_MAX`] and
+    /// one pass; when it leaves with work to do, the mailbox is readable.
+    pub fn run<Q: AsRef<SharedQueue>>(&mut self, queues: &[Q], memory: &SharedGuestMemory) {
+        let woken_at = Instant::now();
+        if let Some(slept_at) = self.slept_at.take() {
+            self.poll.slept(woken_at - slept_at);
+        }
+        let mut idle_since = woken_at;
+        let mut idle_passes = 0_u32;
+        loop {
+            let served = self.pass(queues, memory);
+            let now = Instant::now();
+            if served > 0 {
+                if idle_passes > 0 {
+                    self.poll.succeeded();
+                }
+                idle_since = now;
+                idle_passes = 0;
+            } else if now - idle_since < self.poll.window() {
+                idle_passes = idle_passes.saturating_add(1);
+                std::hint::spin_loop();
+            } else if self.may_sleep(queues, memory) {
+                self.poll.failed();
+                self.slept_at = Some(now);
+                return;
+            } else {
+                // A request came in the last moment.
+                idle_since = now;
+            }
+            if now - woken_at >= RUN_MAX || self.mailbox.is_closing() {
+                // The thread comes back at once, after its other events.
+                self.mailbox.wake();
+                return;
+            }
+        }
+    }
+
+    /// One look at the mailbox and at every active ring; returns how much was done.
+    fn pass<Q: AsRef<SharedQueue>>(&mut self, queues: &[Q], memory: &SharedGuestMemory) -> usize {
+        self.mailbox.begin_pass();
+        let memory = memory.memory();
+        let mut served = self.answer_completions(queues, &memory);
+        if self.mailbox.is_draining() {
+            self.mailbox.end_pass();
+            return served;
+        }
+        for (position, queue) in queues.iter().map(AsRef::as_ref).enumerate() {
+            if queue.is_active() {
+                served += usize::from(self.serve_queue(position, queue, &memory));
+            }
+        }
+        self.mailbox.end_pass();
+        served
+    }
+
+    /// Answers up to [`BATCH_MAX`] requests of one queue.
+    fn serve_queue(&mut self, position: usize, shared: &SharedQueue, memory: &GuestMemory) -> u16 {
+        let mut queue = shared.lock();
+        let Some(ring) = queue.ring(memory) else {
+            return 0;
+        };
+        match self.serve_ring(position, &mut queue, &ring, memory) {
+            Ok(taken) => taken,
+            Err(fault) => {
+                queue.mark_broken(fault);
+                0
+            }
+        }
+    }
+
+    fn serve_ring(
+        &mut self,
+        position: usize,
+        queue: &mut Queue,
+        ring: &Ring<'_>,
+        memory: &GuestMemory,
+    ) -> Result<u16, RingFault> {
+        let taken = queue.available(ring)?.min(BATCH_MAX);
+        if taken == 0 {
+            return Ok(0);
+        }
+        queue.suppress_kicks(ring)?;
+        for _ in 0..taken {
+            let head = queue.take(ring)?;
+            match self.answerer.answer(&self.disk, ring, memory, head) {
+                Answer::Done(written) => queue.finish(ring, head, written)?,
+                Answer::Pending(read) => {
+                    let (offset, len) = (read.offset, read.len);
+                    let request = queue.defer(head, read);
+                    self.mailbox.expect_completion();
+                    self.pool.submit(Job {
+                        disk: Arc::clone(&self.disk),
+                        offset,
+                        len,
+                        mailbox: Arc::downgrade(&self.mailbox),
+                        queue: position,
+                        request,
+                    });
+                }
+            }
+        }
+        queue.publish(ring)?;
+        Ok(taken)
+    }
+
+    /// Copies what the pool has read to where it belongs.
+    fn answer_completions<Q: AsRef<SharedQueue>>(
+        &mut self,
+        queues: &[Q],
+        memory: &GuestMemory,
+    ) -> usize {
+        self.mailbox.collect(&mut self.completions);
+        let count = self.completions.len();
+        if count == 0 {
+            return 0;
+        }
+        for completion in self.completions.drain(..) {
+            let Some(shared) = queues.get(completion.queue) else {
+                continue;
+            };
+            let shared = shared.as_ref();
+            let mut queue = shared.lock();
+            if let Some(ring) = queue.ring_to_publish(memory)
+                && let Err(fault) =
+                    answer_completion(&self.disk, &mut queue, &ring, memory, &completion)
+            {
+                queue.mark_broken(fault);
+            }
+            shared.note_progress(&queue);
+        }
+        self.mailbox.settle(count);
+        count
+    }
+
+    /// Asks every active ring for a kick; false when one of them has a request already.
+    fn may_sleep<Q: AsRef<SharedQueue>>(&self, queues: &[Q], memory: &SharedGuestMemory) -> bool {
+        self.mailbox.begin_pass();
+        let memory = memory.memory();
+        let mut idle = true;
+        for shared in queues.iter().map(AsRef::as_ref) {
+            if !shared.is_active() {
+                continue;
+            }
+            let mut queue = shared.lock();
+            if let Some(ring) = queue.ring(&memory) {
+                match queue.request_kick(&ring) {
+                    Ok(has_request) => idle &= !has_request,
+                    Err(fault) => queue.mark_broken(fault),
+                }
+            }
+        }
+        self.mailbox.end_pass();
+        idle
+    }
+}
+
+fn answer_completion(
+    disk: &Disk,
+    queue: &mut Queue,
+    ring: &Ring<'_>,
+    memory: &GuestMemory,
+    completion: &Completion,
+) -> Result<(), RingFault> {
+    // An abandoned request has lost its place, and its buffers may be somebody else's by now.
+    let Some(read) = queue.waiting(completion.request) else {
+        return Ok(());
+    };
+    let written = answer_pending(disk, memory, read, &completion.result);
+    queue.finish_deferred(ring, completion.request, written)?;
+    queue.publish(ring)
+}
