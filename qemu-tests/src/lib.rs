@@ -1,1 +1,32 @@
 //! Real virtual machines against the daemons.
+//!
+//! A test is a [`lab::Lab`]: it makes images, starts daemons, boots VMs from their sockets, runs
+//! shell commands in the guests and compares. The way of one read in it:
+//!
+//! ```text
+//! guest shell -> virtio-blk driver -> qemu -> socket of overlaybd-vhost-blk -> image -> layers
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`lab`] | one test: its directory, its deadline, its verdict over all logs |
+//! | [`guest_assets`] | kernel, initramfs, Debian tree and raw disk, made once by `scripts/make-guest` |
+//! | [`programs`] | the daemon and `obd`, built by cargo |
+//! | [`image`] | image configs over layers, layers imported from raw disks |
+//! | [`daemon`] | one `overlaybd-vhost-blk`: start, kill, start again, stop |
+//! | [`vm`] | one qemu: disks, boot, reset, kill |
+//! | [`serial`] | shell commands in the guest, over a serial line |
+//! | [`qmp`] | qemu's control socket |
+//! | [`process`] | a child that never outlives the test |
+//! | [`deadline`] | the bound of every wait |
+
+pub mod daemon;
+pub mod deadline;
+pub mod guest_assets;
+pub mod image;
+pub mod lab;
+pub mod process;
+pub mod programs;
+pub mod qmp;
+pub mod serial;
+pub mod vm;

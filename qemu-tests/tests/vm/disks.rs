@@ -1,0 +1,108 @@
+//! What a guest sees of its disks: content, several disks, several queues, sharing.
+
+use anyhow::Result;
+use qemu_tests::guest_assets::GuestAssets;
+use qemu_tests::lab::Lab;
+
+use crate::expected::{native_image, native_sha256, sha256_of_range};
+
+#[test]
+fn two_disks_of_one_daemon_read_as_their_own_images() -> Result<()> {
+    Lab::run(|lab| {
+        let raw = &GuestAssets::get()?.root_disk;
+        let raw_bytes = raw.metadata()?.len();
+        let layered = native_image(lab)?;
+        let imported = lab.import_image("imported", raw)?;
+        let daemon = lab.start_daemon("two", &[&layered, &imported])?;
+        let mut vm = lab
+            .vm("two")
+            .disk(daemon.socket(0)?)
+            .disk(daemon.socket(1)?)
+            .boot()?;
+
+        assert_eq!(
+            vm.run("blockdev --getsize64 /dev/vda")?,
+            (1_u64 << 30).to_string()
+        );
+        assert_eq!(
+            vm.run("blockdev --getsize64 /dev/vdb")?,
+            raw_bytes.to_string()
+        );
+        let layered_sha256 = vm.run("sha256sum </dev/vda")?;
+        let imported_sha256 = vm.run("sha256sum </dev/vdb")?;
+        assert_eq!(layered_sha256, format!("{}  -", native_sha256()?));
+        assert_eq!(
+            imported_sha256,
+            format!("{}  -", sha256_of_range(raw, 0, raw_bytes)?)
+        );
+
+        vm.shut_down()?;
+        daemon.stop()
+    })
+}
+
+#[test]
+fn a_guest_with_four_cpus_reads_through_four_queues() -> Result<()> {
+    Lab::run(|lab| {
+        let image = native_image(lab)?;
+        let daemon = lab.start_daemon("queues", &[&image])?;
+        let mut vm = lab
+            .vm("queues")
+            .cpus(4)
+            .queues(4)
+            .disk(daemon.socket(0)?)
+            .boot()?;
+        assert_eq!(vm.run("ls /sys/block/vda/mq | wc -l")?, "4");
+
+        // Direct reads go to the queue of the CPU that asks: one reader on each.
+        let sums = vm.run(
+            "for cpu in 0 1 2 3; do
+                 taskset -c $cpu dd if=/dev/vda bs=64k iflag=direct status=none |
+                     sha256sum >/run/sum.$cpu &
+             done
+             wait
+             cat /run/sum.*",
+        )?;
+        let expected = native_sha256()?;
+        assert_eq!(sums.lines().count(), 4);
+        for sum in sums.lines() {
+            assert_eq!(sum, format!("{expected}  -"));
+        }
+        let interrupts = vm.run("grep -E 'virtio[0-9]+-req' /proc/interrupts")?;
+        assert_eq!(interrupts.lines().count(), 4, "{interrupts}");
+        for queue in interrupts.lines() {
+            let counts = queue.split_whitespace().skip(1).take(4);
+            let total: u64 = counts.map(|count| count.parse().unwrap_or(0)).sum();
+            assert!(total > 100, "a queue was not used:\n{interrupts}");
+        }
+
+        vm.shut_down()?;
+        daemon.stop()
+    })
+}
+
+#[test]
+fn two_vms_share_one_image_through_two_daemons() -> Result<()> {
+    Lab::run(|lab| {
+        let image = native_image(lab)?;
+        let first_daemon = lab.start_daemon("first", &[&image])?;
+        let second_daemon = lab.start_daemon("second", &[&image])?;
+        let mut first = lab.vm("first").disk(first_daemon.socket(0)?).start()?;
+        let mut second = lab.vm("second").disk(second_daemon.socket(0)?).start()?;
+        first.wait_until_booted()?;
+        second.wait_until_booted()?;
+
+        // Both read at the same time.
+        let expected = format!("{}  -", native_sha256()?);
+        let deadline = lab.deadline(120);
+        let first_sum = first.start("sha256sum </dev/vda")?;
+        let second_sum = second.start("sha256sum </dev/vda")?;
+        assert_eq!(first_sum.finish(deadline)?, expected);
+        assert_eq!(second_sum.finish(deadline)?, expected);
+
+        first.shut_down()?;
+        second.shut_down()?;
+        first_daemon.stop()?;
+        second_daemon.stop()
+    })
+}

@@ -1,0 +1,9 @@
+//! Virtual machines with overlaybd disks. One process, so that VMs run as many at a time as the
+//! test runner has threads.
+
+mod daemon_restart;
+mod disks;
+mod expected;
+mod published;
+mod root_disk;
+mod vm_restart;
