@@ -41,7 +41,7 @@ pub(super) fn open_lower(
     let shown = path.display();
     let file = LocalFile::open(&path)
         .map_err(|error| OpenFailure::new(format!("failed to open local file {shown}"), error))?;
-    let payload = tar::open(Box::new(file)).map_err(|error| {
+    let payload = tar::unwrap(Box::new(file)).map_err(|error| {
         OpenFailure::new(format!("failed to open file as tar file {shown}"), error)
     })?;
     let switch = |error| OpenFailure::new(format!("failed to open switch file {shown}"), error);

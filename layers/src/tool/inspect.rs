@@ -88,7 +88,7 @@ pub fn inspect(path: &Path) -> Result<FileInfo> {
         payload_offset_bytes: member.offset,
         payload_bytes: member.bytes,
     });
-    let payload = tar::open(file)?;
+    let payload = tar::unwrap(file)?;
     let (zfile, payload): (_, Box<dyn ReadAt>) = if zfile::detect(&*payload)? {
         let opened = ZFile::open(payload)?;
         (Some(zfile_info(&opened)), Box::new(opened))

@@ -92,7 +92,7 @@ fn verify_stages(
     found: &mut FileReport,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
-    let payload = tar::open(Box::new(LocalFile::open(path)?))?;
+    let payload = tar::unwrap(Box::new(LocalFile::open(path)?))?;
     let decoded: Box<dyn ReadAt> = if zfile::detect(&*payload)? {
         let zfile = ZFile::open(payload)?;
         verify_blocks(&zfile, found, report)?;
