@@ -105,7 +105,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
 
 fn open(args: &DiskArgs, service: &ServiceConfig) -> Result<OpenDisk, Error> {
     let image = Image::open(&args.config, service)?;
-    let serial = args.serial.clone().unwrap_or_else(|| image.identity().to_owned());
+    let serial = args
+        .serial
+        .clone()
+        .unwrap_or_else(|| image.identity().to_owned());
     let (listener, file) = socket::bind(&args.socket)?;
     log::info!(
         "serving image={} layers={} virtual_size={} socket={} serial={} queues={} threads={}",

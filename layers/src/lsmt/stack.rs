@@ -40,7 +40,7 @@ impl Stack {
         }
         let mut virtual_size_bytes = 0;
         let (mut sources, mut indexes) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for (tag, layer) in (0_u8..).zip(bottom_first.into_iter().rev()) {
+        for (layer, tag) in bottom_first.into_iter().rev().zip(0_u8..=u8::MAX) {
             if virtual_size_bytes == 0 {
                 virtual_size_bytes = checked_virtual_size(&layer)?;
             }

@@ -23,13 +23,19 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Starts an output for `path`. An existing file is replaced only if `replace`.
+    /// Starts an output for `path`. An existing regular file is replaced only if
+    /// `replace`; anything else that exists, never.
     ///
     /// # Errors
     /// `Config` when `path` exists and may not be replaced; `Io` or `NotFound` for its directory.
     pub fn create(path: &Path, replace: bool) -> Result<Self> {
-        if !replace && path.symlink_metadata().is_ok() {
-            return Err(exists(path));
+        match path.symlink_metadata() {
+            Ok(_) if !replace => return Err(exists(path)),
+            Ok(metadata) if !metadata.is_file() => {
+                let error = Error::new(ErrorKind::Config, OP, "exists and is not a regular file");
+                return Err(error.in_file(path.display().to_string()));
+            }
+            _ => {}
         }
         let parent = path
             .parent()
