@@ -3,7 +3,7 @@
 use anyhow::Result;
 use qemu_tests::lab::Lab;
 
-use crate::expected::{native_image, native_sha256};
+use crate::expected::{DataOfNativeImage, native_image};
 
 /// Endless direct reads of the whole disk; "reading" is printed after each pass.
 const ENDLESS_READS: &str = "
@@ -18,8 +18,10 @@ fn a_vm_that_reboots_and_is_reset_under_reads_finds_its_disk_again() -> Result<(
         let daemon = lab.start_daemon("reboot", &[&image])?;
         let mut vm = lab.vm("reboot").disk(daemon.socket(0)?).boot()?;
 
-        vm.run("sha256sum </dev/vda | grep .")?;
+        let data = DataOfNativeImage::on("/dev/vda")?;
+        assert_eq!(vm.run(&data.script)?, data.output);
         vm.reboot()?;
+        assert_eq!(vm.run(&data.script)?, data.output);
         vm.start(ENDLESS_READS)?.next_line(lab.deadline(60))?;
         vm.reset()?;
         assert_eq!(
