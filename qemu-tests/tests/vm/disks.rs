@@ -56,15 +56,14 @@ fn a_guest_with_four_cpus_reads_through_four_queues() -> Result<()> {
 
         // A direct read goes to the queue of the CPU that asks: one reader on each.
         let data = DataOfNativeImage::on("/dev/vda")?;
-        let script = &data.script;
-        let sums = vm.run(&format!(
+        vm.run(&format!("cat >/run/reads <<'END'\n{}END", data.script))?;
+        let sums = vm.run(
             "for cpu in 0 1 2 3; do
-                 (taskset -p $((1 << cpu)) $(sh -c 'echo $PPID') >/dev/null
-                  {script}) >/run/sums.$cpu &
+                 taskset -c $cpu sh /run/reads >/run/sums.$cpu &
              done
              wait
-             cat /run/sums.*"
-        ))?;
+             cat /run/sums.*",
+        )?;
         assert_eq!(sums, [data.output.as_str(); 4].join("\n"));
         let interrupts = vm.run("grep -E 'virtio[0-9]+-req' /proc/interrupts")?;
         assert_eq!(interrupts.lines().count(), 4, "{interrupts}");
