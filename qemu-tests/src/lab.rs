@@ -157,3 +157,40 @@ impl Drop for Lab {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict_on(line: &'static str, prepare: impl FnOnce(&Lab)) -> Result<()> {
+        Lab::run(|lab| {
+            prepare(lab);
+            Ok(fs::write(lab.log_file("x"), format!("fine\n{line}\n"))?)
+        })
+    }
+
+    #[test]
+    fn a_quiet_log_passes() {
+        verdict_on("[INFO] ending", |_| {}).unwrap();
+    }
+
+    #[test]
+    fn a_warning_of_the_daemon_fails_the_test() {
+        let error = verdict_on("[WARN  x] odd", |_| {}).unwrap_err();
+        assert!(
+            error.to_string().contains("unexpected in x: [WARN  x] odd"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_declared_warning_passes() {
+        verdict_on("[WARN  x] odd", |lab| lab.expect_in_logs("odd")).unwrap();
+    }
+
+    #[test]
+    fn an_io_error_in_the_kernel_log_fails_the_test() {
+        let line = "I/O error, dev vda, sector 8 op 0x0:(READ)";
+        verdict_on(line, |_| {}).unwrap_err();
+    }
+}

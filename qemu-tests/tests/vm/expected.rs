@@ -1,7 +1,7 @@
 //! What disks must read as, computed on the host without our code.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -23,32 +23,59 @@ pub(crate) fn native_image(lab: &Lab) -> Result<Image> {
     )
 }
 
+fn expected_json() -> Result<serde_json::Value> {
+    let file = File::open(vectors().join("expected.json")).context("open expected.json")?;
+    Ok(serde_json::from_reader(file)?)
+}
+
 /// The checksum of that whole disk, recorded when the vectors were made.
 pub(crate) fn native_sha256() -> Result<String> {
-    let file = File::open(vectors().join("expected.json")).context("open expected.json")?;
-    let expected: serde_json::Value = serde_json::from_reader(file)?;
-    let sha256 = expected["native"]["sha256"]
-        .as_str()
-        .context("no native.sha256")?;
-    Ok(sha256.to_owned())
+    let expected = expected_json()?;
+    let sha256 = expected
+        .pointer("/native/sha256")
+        .and_then(|sha256| sha256.as_str());
+    Ok(sha256
+        .context("expected.json has no /native/sha256")?
+        .to_owned())
+}
+
+/// A quick look at all data of that disk: a script that reads every MiB that is not zero with
+/// direct requests of 64 KiB, and the checksums that it must print, recorded with the vectors.
+pub(crate) struct DataOfNativeImage {
+    pub(crate) script: String,
+    pub(crate) output: String,
+}
+
+impl DataOfNativeImage {
+    pub(crate) fn on(device: &str) -> Result<Self> {
+        let expected = expected_json()?;
+        let sums = expected
+            .pointer("/native/nonzero_mib")
+            .and_then(|sums| sums.as_object());
+        let mut script = String::new();
+        let mut output = Vec::new();
+        for (mib, sum) in sums.context("expected.json has no /native/nonzero_mib")? {
+            let first: u64 = mib.parse::<u64>()? * 16;
+            script.push_str(&format!(
+                "dd if={device} bs=64k skip={first} count=16 iflag=direct status=none |
+                     sha256sum | cut -c -16\n"
+            ));
+            output.push(sum.as_str().context("a checksum is text")?);
+        }
+        Ok(Self {
+            script,
+            output: output.join("\n"),
+        })
+    }
 }
 
 /// The checksum of `len` bytes of a raw disk from `offset` on.
 pub(crate) fn sha256_of_range(raw: &Path, offset: u64, len: u64) -> Result<String> {
     let mut file = File::open(raw)?;
-    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset))?;
-    let mut digest = Sha256::new();
-    let mut reader = BufReader::new(file.take(len));
-    let mut buf = vec![0; 1 << 20];
-    loop {
-        let read = reader.read(&mut buf)?;
-        if read == 0 {
-            break;
-        }
-        digest.update(&buf[..read]);
-    }
-    Ok(digest
-        .finalize()
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = vec![0; usize::try_from(len)?];
+    file.read_exact(&mut bytes)?;
+    Ok(Sha256::digest(&bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
