@@ -10,6 +10,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use layers::Image;
+use layers::config::ServiceConfig;
+use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
 use crate::disk::{Disk, ImageSource};
@@ -72,11 +74,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::low_level::pipe::register(signal, wakers.try_clone()?)?;
     }
+    let service = ServiceConfig::load_or_default(args.service_config.as_deref())?;
+    if args.log_level.is_none() {
+        log::set_max_level(level(&service));
+    }
     let pool = Arc::new(Pool::new(POOL_THREADS_MAX));
     let disks = args
         .disks()
         .iter()
-        .map(|args| Ok((args.clone(), open(args)?)))
+        .map(|args| Ok((args.clone(), open(args, &service)?)))
         .collect::<Result<Vec<_>, Error>>()?;
 
     let (ended, ends) = mpsc::channel();
@@ -101,9 +107,19 @@ pub fn run(args: &Args) -> Result<(), Error> {
     end(&stoppers, &ends)
 }
 
-fn open(args: &DiskArgs) -> Result<OpenDisk, Error> {
-    let image = Image::open(&args.config)?;
-    let serial = args.serial.clone().unwrap_or_else(|| image.identity());
+fn level(service: &ServiceConfig) -> LevelFilter {
+    match service.log_level {
+        0 => LevelFilter::Debug,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Warn,
+        _ => LevelFilter::Error,
+    }
+}
+
+fn open(args: &DiskArgs, service: &ServiceConfig) -> Result<OpenDisk, Error> {
+    let image = Image::open(&args.config, service)?;
+    let identity = || image.identity().to_owned();
+    let serial = args.serial.clone().unwrap_or_else(identity);
     let (listener, file) = socket::bind(&args.socket)?;
     log::info!(
         "serving image={} layers={} virtual_size={} socket={} serial={} queues={} threads={}",
