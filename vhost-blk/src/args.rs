@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use log::LevelFilter;
 
 use crate::backend::{QUEUES_MAX, QueueOptions};
 use crate::disk::SERIAL_BYTES_MAX;
@@ -44,14 +45,14 @@ pub struct Args {
     )]
     pub socket: Option<PathBuf>,
 
-    /// Service configuration (overlaybd.json)
+    /// Service configuration (default: /etc/overlaybd/overlaybd.json if it exists)
     #[arg(long, value_name = "FILE")]
     pub service_config: Option<PathBuf>,
 
-    /// Least severe messages to log on stderr
-    #[arg(long, value_name = "LEVEL", default_value = "info",
-          value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
-    pub log_level: String,
+    /// Least severe messages to log on stderr: off, error, warn, info, debug or trace
+    /// (default: what the service configuration says)
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LevelFilter>,
 
     /// Print what this backend can do, as JSON, and exit
     #[arg(long)]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use log::LevelFilter;
 use vhost_blk::{args::Args, serve};
 
 /// As the vhost-user specification wants it from a backend program.
@@ -18,8 +19,9 @@ fn main() -> ExitCode {
         };
     }
     env_logger::Builder::new()
-        .parse_filters(&args.log_level)
+        .filter_level(LevelFilter::Trace)
         .init();
+    log::set_max_level(args.log_level.unwrap_or(LevelFilter::Info));
     match serve::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

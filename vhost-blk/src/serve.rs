@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use layers::Image;
 use layers::config::ServiceConfig;
+use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
 use crate::disk::{Disk, ImageSource};
@@ -74,6 +75,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
         signal_hook::low_level::pipe::register(signal, wakers.try_clone()?)?;
     }
     let service = ServiceConfig::load_or_default(args.service_config.as_deref())?;
+    if args.log_level.is_none() {
+        log::set_max_level(level(&service));
+    }
     let pool = Arc::new(Pool::new(POOL_THREADS_MAX));
     let disks = args
         .disks()
@@ -103,12 +107,19 @@ pub fn run(args: &Args) -> Result<(), Error> {
     end(&stoppers, &ends)
 }
 
+fn level(service: &ServiceConfig) -> LevelFilter {
+    match service.log_level {
+        0 => LevelFilter::Debug,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Warn,
+        _ => LevelFilter::Error,
+    }
+}
+
 fn open(args: &DiskArgs, service: &ServiceConfig) -> Result<OpenDisk, Error> {
     let image = Image::open(&args.config, service)?;
-    let serial = args
-        .serial
-        .clone()
-        .unwrap_or_else(|| image.identity().to_owned());
+    let identity = || image.identity().to_owned();
+    let serial = args.serial.clone().unwrap_or_else(identity);
     let (listener, file) = socket::bind(&args.socket)?;
     log::info!(
         "serving image={} layers={} virtual_size={} socket={} serial={} queues={} threads={}",
