@@ -17,6 +17,7 @@
 //! | [`vm`] | one qemu: disks, boot, reset, kill |
 //! | [`serial`] | shell commands in the guest, over a serial line |
 //! | [`qmp`] | qemu's control socket |
+//! | [`load`] | one disk read by `blkio` instead of a guest: whole-disk compare, rate and latency |
 //! | [`process`] | a child that never outlives the test |
 //! | [`deadline`] | the bound of every wait |
 
@@ -25,6 +26,7 @@ pub mod deadline;
 pub mod guest_assets;
 pub mod image;
 pub mod lab;
+pub mod load;
 pub mod process;
 pub mod programs;
 pub mod qmp;

@@ -1,0 +1,214 @@
+//! The load client against a server nobody here wrote, `qemu-storage-daemon`: what it says about
+//! a disk must be true before it may judge ours.
+
+#![cfg(test)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use qemu_tests::load::disk::{Completions, Disk};
+use qemu_tests::load::measure::{self, Plan};
+use qemu_tests::load::pattern::Mode;
+use qemu_tests::load::verify::whole_disk;
+use tempfile::TempDir;
+
+const MIB: usize = 1 << 20;
+
+/// A raw file served by `qemu-storage-daemon`.
+struct Served {
+    daemon: Child,
+    dir: TempDir,
+}
+
+impl Served {
+    fn new(bytes: &[u8]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let raw = dir.path().join("raw");
+        std::fs::write(&raw, bytes).unwrap();
+        let blockdev = format!(
+            "driver=file,node-name=disk,read-only=on,filename={}",
+            raw.display()
+        );
+        let export = format!(
+            "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={}",
+            dir.path().join("socket").display()
+        );
+        let mut daemon = Command::new("qemu-storage-daemon")
+            .args(["--blockdev", &blockdev, "--export", &export])
+            .args(["--chardev", "stdio,id=monitor"])
+            .args(["--monitor", "chardev=monitor"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("qemu-storage-daemon is installed (scripts/install-deps)");
+        // The monitor greets when every export is there.
+        let mut greeting = String::new();
+        BufReader::new(daemon.stdout.as_mut().unwrap())
+            .read_line(&mut greeting)
+            .unwrap();
+        assert!(greeting.contains("QMP"), "{greeting}");
+        Self { daemon, dir }
+    }
+
+    fn raw(&self) -> PathBuf {
+        self.dir.path().join("raw")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            socket: self.socket(),
+            completions: Completions::Interrupt,
+            mode: Mode::Rand,
+            read_bytes: 4096,
+            depth: 8,
+            window: Duration::from_millis(300),
+            seed: 1,
+            server: Some(self.daemon.id()),
+            compare: Some(self.raw()),
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+}
+
+/// No two sectors alike.
+fn distinct_sectors(bytes: usize) -> Vec<u8> {
+    (0..bytes / 8)
+        .flat_map(|word| {
+            (word as u64)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_le_bytes()
+        })
+        .collect()
+}
+
+fn change_byte(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_disk_that_equals_its_raw_file_is_verified_whole() {
+    let served = Served::new(&distinct_sectors(3 * MIB + 5 * 512));
+    let verified = whole_disk(&served.socket(), &served.raw()).unwrap();
+    assert_eq!(verified.capacity, 3 * (1 << 20) + 5 * 512);
+    assert!(verified.reads > 2 * 768, "{verified:?}");
+}
+
+#[test]
+fn one_differing_byte_is_found_and_named() {
+    let bytes = distinct_sectors(MIB);
+    let served = Served::new(&bytes);
+    let other = served.dir.path().join("other");
+    std::fs::write(&other, &bytes).unwrap();
+    change_byte(&other, 777_777);
+    let error = whole_disk(&served.socket(), &other).unwrap_err();
+    assert!(error.to_string().contains("byte 777777 is"), "{error}");
+}
+
+#[test]
+fn a_disk_shorter_than_its_raw_file_is_refused() {
+    let served = Served::new(&distinct_sectors(MIB));
+    let longer = served.dir.path().join("longer");
+    std::fs::write(&longer, distinct_sectors(2 * MIB)).unwrap();
+    assert!(whole_disk(&served.socket(), &longer).is_err());
+}
+
+#[test]
+fn a_disk_longer_than_its_raw_file_must_end_in_zeros() {
+    let mut bytes = distinct_sectors(MIB);
+    bytes.resize(2 * MIB, 0);
+    let served = Served::new(&bytes);
+    let shorter = served.dir.path().join("shorter");
+    std::fs::write(&shorter, &bytes[..MIB]).unwrap();
+    whole_disk(&served.socket(), &shorter).unwrap();
+    std::fs::write(&shorter, &bytes[..MIB - 512]).unwrap();
+    assert!(whole_disk(&served.socket(), &shorter).is_err());
+}
+
+#[test]
+fn a_measurement_counts_reads_orders_its_percentiles_and_sees_the_server_work() {
+    let served = Served::new(&distinct_sectors(4 * MIB));
+    for completions in [Completions::Interrupt, Completions::Poll] {
+        let plan = Plan {
+            completions,
+            ..served.plan()
+        };
+        let report = measure::run(&plan).unwrap();
+        assert!(report.requests > 0);
+        assert_eq!(report.errors, 0);
+        assert!(report.p50_us > 0.0);
+        assert!(report.p50_us <= report.p99_us);
+        assert!(report.p99_us <= report.p999_us);
+        assert!(report.server_cpu_s.unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn a_measurement_that_compares_stops_at_a_wrong_byte() {
+    let served = Served::new(&distinct_sectors(64 << 10));
+    let other = served.dir.path().join("other");
+    std::fs::write(&other, distinct_sectors(64 << 10)).unwrap();
+    change_byte(&other, 4096);
+    let plan = Plan {
+        compare: Some(other),
+        ..served.plan()
+    };
+    let error = measure::run(&plan).unwrap_err();
+    assert!(error.to_string().contains("byte 4096 is"), "{error}");
+}
+
+#[test]
+fn reads_that_the_server_refuses_are_counted_as_errors() {
+    let served = Served::new(&distinct_sectors(MIB));
+    let mut disk = Disk::connect(&served.socket(), Completions::Interrupt, 1, 4096).unwrap();
+    let beyond = qemu_tests::load::disk::Read {
+        offset: 2 << 20,
+        len: 4096,
+    };
+    disk.submit(0, beyond).unwrap();
+    let mut finished = Vec::new();
+    disk.wait(&mut finished).unwrap();
+    assert_eq!(finished.len(), 1);
+    assert!(finished[0].status < 0);
+}
+
+#[test]
+fn a_slot_in_flight_can_neither_be_read_nor_used_again() {
+    let served = Served::new(&distinct_sectors(MIB));
+    let mut disk = Disk::connect(&served.socket(), Completions::Interrupt, 2, 4096).unwrap();
+    let read = qemu_tests::load::disk::Read {
+        offset: 0,
+        len: 512,
+    };
+    disk.submit(1, read).unwrap();
+    assert!(disk.copy_from_slot(1, &mut [0; 512]).is_err());
+    assert!(disk.fill_slot(1, 0).is_err());
+    assert!(disk.submit(1, read).is_err());
+    assert!(disk.submit(2, read).is_err());
+    let mut finished = Vec::new();
+    disk.wait(&mut finished).unwrap();
+    disk.copy_from_slot(1, &mut [0; 512]).unwrap();
+}
+
+#[test]
+fn a_socket_nobody_listens_at_is_an_error_that_names_it() {
+    let missing = Path::new("/nonexistent/socket");
+    let error = Disk::connect(missing, Completions::Interrupt, 1, 4096).unwrap_err();
+    assert!(
+        error.to_string().contains("/nonexistent/socket"),
+        "{error:#}"
+    );
+}
