@@ -1,16 +1,14 @@
 //! Damage by one bit is detected or changes nothing.
 
-mod support;
-
 use std::path::Path;
 
+use crate::support::{layer_bytes, pattern};
 use layers::image::Image;
 use layers::io::MemoryFile;
 use layers::lsmt::SealedLayer;
 use layers::tool::{ImportOptions, import};
 use layers::zfile::{self, ZFile};
 use layers::{ReadAt, tar};
-use support::{layer_bytes, pattern};
 
 const DISK_BYTES: u64 = 1 << 20;
 

@@ -1,11 +1,9 @@
 //! `obd` as its user meets it: results, exit codes, and what it says about bad input.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use support::{config_over, layer_bytes, pattern, vector};
+use crate::support::{config_over, layer_bytes, pattern, vector};
 
 fn obd(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_obd"));

@@ -1,14 +1,12 @@
 //! Disks made of layers that the C++ tools wrote read as the C++ daemon reads them.
 
-mod support;
-
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::support::{config_over, open, vector};
 use layers::Image;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use support::{config_over, open, vector};
 
 const MIB: usize = 1 << 20;
 

@@ -1,17 +1,4 @@
 //! What the behaviour tests share: vector files, configs, layers made on the spot.
-#![allow(dead_code, reason = "each test program uses a part of this")]
-#![allow(
-    clippy::allow_attributes,
-    reason = "which part is unused differs from program to program"
-)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "test code"
-)]
-
 use std::path::{Path, PathBuf};
 
 use layers::Image;
