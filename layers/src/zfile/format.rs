@@ -350,3 +350,149 @@ fn field<const N: usize>(bytes: &[u8; RECORD_BYTES], at: usize) -> [u8; N] {
 fn put(bytes: &mut [u8; RECORD_BYTES], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE_BYTES: u64 = 1_000_000;
+
+    fn record() -> Record {
+        Record {
+            index_offset: 900_000,
+            block_count: 300,
+            original_bytes: 299 * 4096 + 1,
+            index_crc: Some(0x1234_5678),
+            block_bytes: 4096,
+            algorithm: Algorithm::Zstd,
+            dictionary_bytes: 0,
+            has_block_crc: true,
+        }
+    }
+
+    /// Decodes a trailer with `value` at `at`; its digest is right, or not meant.
+    fn decode_changed(at: usize, value: &[u8], checked: bool) -> Result<Record> {
+        let mut bytes = record().encode(Role::Trailer);
+        put(&mut bytes, at, value);
+        if checked {
+            let digest = digest(&bytes);
+            put(&mut bytes, DIGEST_OFFSET, &digest.to_le_bytes());
+        } else {
+            bytes[32] &= !(1 << 4);
+        }
+        let flags = identify(&bytes)?.unwrap();
+        Record::decode(&bytes, flags, FILE_BYTES)
+    }
+
+    fn fault(at: usize, value: &[u8]) -> Error {
+        decode_changed(at, value, true).unwrap_err()
+    }
+
+    #[test]
+    fn a_record_decodes_to_what_was_encoded() {
+        for role in [Role::FirstHeader, Role::FinalHeader, Role::Trailer] {
+            let bytes = record().encode(role);
+            let flags = identify(&bytes).unwrap().unwrap();
+            assert_eq!(Record::decode(&bytes, flags, FILE_BYTES).unwrap(), record());
+            assert_eq!(flags.is_header(), role != Role::Trailer);
+            assert_eq!(flags.is_header_final(), role == Role::FinalHeader);
+            assert_eq!(identify_trailer(&bytes).is_ok(), role == Role::Trailer);
+        }
+    }
+
+    #[test]
+    fn block_sizes_that_no_writer_makes_are_corrupt() {
+        for bytes in [0_u32, 1, 512, 2048, 4095, 12288, 131_072, 1 << 31] {
+            let error = fault(72, &bytes.to_le_bytes());
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(
+                error.to_string().contains(&format!("block size {bytes},")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn algorithms_that_nobody_reads_are_unsupported() {
+        for code in [0, 3, 255] {
+            let error = fault(76, &[code]);
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+        }
+    }
+
+    #[test]
+    fn block_counts_that_do_not_match_the_size_are_corrupt() {
+        for count in [0, 299, 301, u64::MAX] {
+            assert_eq!(fault(48, &count.to_le_bytes()).kind(), ErrorKind::Corrupt);
+        }
+        for bytes in [0, 299 * 4096, 300 * 4096 + 1, u64::MAX] {
+            assert_eq!(
+                fault(56, &u64::to_le_bytes(bytes)).kind(),
+                ErrorKind::Corrupt
+            );
+        }
+        assert!(decode_changed(56, &u64::to_le_bytes(300 * 4096), true).is_ok());
+    }
+
+    #[test]
+    fn more_blocks_than_the_limit_are_corrupt() {
+        let mut too_many = record();
+        too_many.block_count = ZFILE_BLOCKS_MAX + 1;
+        too_many.original_bytes = too_many.block_count * 4096;
+        let bytes = too_many.encode(Role::Trailer);
+        let flags = identify(&bytes).unwrap().unwrap();
+        let error = Record::decode(&bytes, flags, u64::MAX).unwrap_err();
+        assert!(error.to_string().contains("at most 1000000000"), "{error}");
+    }
+
+    #[test]
+    fn an_index_outside_of_the_file_or_before_the_blocks_is_corrupt() {
+        let last = FILE_BYTES - 512 - 300 * 4;
+        assert!(decode_changed(40, &last.to_le_bytes(), true).is_ok());
+        for offset in [0, 511, last + 1, FILE_BYTES, u64::MAX] {
+            assert_eq!(fault(40, &offset.to_le_bytes()).kind(), ErrorKind::Corrupt);
+        }
+        assert_eq!(
+            fault(84, &900_000_u32.to_le_bytes()).kind(),
+            ErrorKind::Corrupt
+        );
+    }
+
+    #[test]
+    fn a_dictionary_is_an_offset_of_the_first_block() {
+        let shifted = decode_changed(84, &1000_u32.to_le_bytes(), true).unwrap();
+        assert_eq!(shifted.blocks_offset(), 1512);
+    }
+
+    #[test]
+    fn a_compressed_index_or_a_needed_dictionary_is_refused_when_flags_are_meant() {
+        for (at, value) in [(32, 0x36), (78, 1)] {
+            let error = fault(at, &[value]);
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(decode_changed(at, &[value], false).is_ok());
+        }
+    }
+
+    #[test]
+    fn garbage_in_bytes_that_say_nothing_is_ignored() {
+        for (at, len) in [(24, 4), (33, 7), (68, 4), (77, 1), (79, 5), (89, 423)] {
+            assert_eq!(
+                decode_changed(at, &vec![0xA5; len], true).unwrap(),
+                record()
+            );
+        }
+        let unchecked = decode_changed(DIGEST_OFFSET, &[0xA5; 4], false).unwrap();
+        assert_eq!(unchecked.index_crc, None);
+    }
+
+    #[test]
+    fn a_wrong_digest_says_what_was_expected() {
+        let mut bytes = record().encode(Role::Trailer);
+        bytes[511] = 1;
+        let text = identify(&bytes).unwrap_err().to_string();
+        assert!(
+            text.contains("digest 0x") && text.contains("expected 0x"),
+            "{text}"
+        );
+    }
+}

@@ -151,3 +151,120 @@ impl JumpTable {
         end
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dest::Dest;
+    use crate::error::Result;
+    use crate::read_at::{Progress, Wait};
+    use crate::zfile::format::Algorithm;
+
+    /// A file of which only the index is there.
+    #[derive(Debug)]
+    struct IndexOnly {
+        offset: u64,
+        index: Vec<u8>,
+    }
+
+    impl ReadAt for IndexOnly {
+        fn size(&self) -> u64 {
+            self.offset + self.index.len() as u64 + 512
+        }
+
+        fn name(&self) -> &str {
+            "index only"
+        }
+
+        fn read_at(&self, offset: u64, mut dest: Dest<'_>, _wait: Wait) -> Result<Progress> {
+            let start = usize::try_from(offset - self.offset).unwrap();
+            dest.copy_from(&self.index[start..start + dest.len()]);
+            Ok(Progress::Done)
+        }
+    }
+
+    fn file_of(stored_sizes: &[u32]) -> (IndexOnly, Record) {
+        let index: Vec<u8> = stored_sizes
+            .iter()
+            .flat_map(|size| size.to_le_bytes())
+            .collect();
+        let blocks_bytes: u64 = stored_sizes.iter().map(|size| u64::from(*size)).sum();
+        let record = Record {
+            index_offset: 512 + 7 + blocks_bytes,
+            block_count: stored_sizes.len() as u64,
+            original_bytes: stored_sizes.len() as u64 * 65536,
+            index_crc: Some(checksum::of_record(&index)),
+            block_bytes: 65536,
+            algorithm: Algorithm::Lz4,
+            dictionary_bytes: 7,
+            has_block_crc: true,
+        };
+        let offset = record.index_offset;
+        (IndexOnly { offset, index }, record)
+    }
+
+    fn fault(stored_sizes: &[u32], change: impl FnOnce(&mut Record)) -> String {
+        let (mut source, mut record) = file_of(stored_sizes);
+        record.index_crc = None;
+        change(&mut record);
+        source.offset = record.index_offset;
+        JumpTable::load(&source, &record).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn offsets_equal_running_sums_over_many_groups_chunks_and_gigabytes() {
+        let stored_sizes: Vec<u32> = (0..600_001_u32).map(|n| 5 + n % 66_047).collect();
+        let (source, record) = file_of(&stored_sizes);
+        let table = JumpTable::load(&source, &record).unwrap();
+        assert_eq!(table.blocks(), stored_sizes.len());
+        let mut expected = 519;
+        for (block, size) in stored_sizes.iter().enumerate() {
+            assert_eq!(table.offset(block), Some(expected), "block {block}");
+            expected += u64::from(*size);
+        }
+        assert!(expected > u64::from(u32::MAX));
+        assert_eq!(table.offset(stored_sizes.len()), Some(expected));
+        assert_eq!(table.offset(stored_sizes.len() + 1), None);
+    }
+
+    #[test]
+    fn an_exact_number_of_groups_has_its_last_offset() {
+        let (source, record) = file_of(&[100; 8192]);
+        let table = JumpTable::load(&source, &record).unwrap();
+        assert_eq!(table.offset(8192), Some(519 + 819_200));
+        assert_eq!(table.offset(8193), None);
+    }
+
+    #[test]
+    fn stored_sizes_out_of_range_are_corrupt() {
+        for size in [0, 4, 65536 + 517, u32::MAX] {
+            let fault = fault(&[100, size, 100], |record| record.index_offset = 1 << 40);
+            assert!(
+                fault.contains(&format!("block 1 of {size} bytes")),
+                "{fault}"
+            );
+        }
+        let without_crc = |record: &mut Record| record.has_block_crc = false;
+        assert!(fault(&[1, 0], without_crc).contains("block 1 of 0 bytes, expected 1 to"));
+    }
+
+    #[test]
+    fn blocks_that_reach_into_the_index_are_corrupt() {
+        let fault = fault(&[100, 100], |record| record.index_offset -= 1);
+        assert!(
+            fault.contains("block 1 ends at byte 719, inside the index"),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_corrupt_only_when_it_is_meant() {
+        let (source, mut record) = file_of(&[100; 10]);
+        record.index_crc = record.index_crc.map(|crc| crc ^ 1);
+        let error = JumpTable::load(&source, &record).unwrap_err();
+        assert!(error.to_string().contains("checksum 0x"), "{error}");
+        assert_eq!(error.offset(), Some(record.index_offset));
+        record.index_crc = None;
+        assert!(JumpTable::load(&source, &record).is_ok());
+    }
+}
