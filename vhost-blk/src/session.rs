@@ -120,8 +120,9 @@ pub fn serve_connections(
     let mut events = Events::new(&listener, stopper)?;
     let mut listener = Listener::from(listener);
     while events.wait_for_connection()? {
-        if let Err(error) = serve_connection(disk, pool, &mut listener, options, stopper) {
-            log::warn!("connection failed: {error}");
+        match serve_connection(disk, pool, &mut listener, options, stopper) {
+            Ok(()) => log::info!("VMM disconnected"),
+            Err(error) => log::warn!("connection failed: {error}"),
         }
     }
     Ok(())
@@ -207,10 +208,7 @@ fn serve_connection(
         Ok(())
         | Err(DaemonError::HandleRequest(
             ProtocolError::Disconnected | ProtocolError::PartialMessage,
-        )) => {
-            log::info!("VMM disconnected");
-            Ok(())
-        }
+        )) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
