@@ -32,5 +32,7 @@ pub mod ring;
 pub mod serve;
 pub mod session;
 pub mod socket;
+#[cfg(test)]
+mod test_guest;
 pub mod vring;
 pub mod worker;

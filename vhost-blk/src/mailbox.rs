@@ -140,6 +140,14 @@ impl Mailbox {
         }
     }
 
+    /// Blocks until a completion has come.
+    #[cfg(test)]
+    pub(crate) fn wait_posted(&self) {
+        while !self.has_completions.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    }
+
     /// Tells the worker to take no more requests. A pass that has begun is over when this returns.
     pub fn start_drain(&self) {
         self.draining.store(true, Ordering::SeqCst);

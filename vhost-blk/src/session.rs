@@ -13,7 +13,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vhost::vhost_user::Error as ProtocolError;
@@ -33,12 +33,16 @@ use crate::pool::Pool;
 /// Longest time that the end of the process waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Pause after a connection that could not be served for want of resources.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Ends the serving of one disk from another thread.
 #[derive(Debug)]
 pub struct Stopper {
     stopped: EventConsumer,
     stop: EventNotifier,
     current: Mutex<Current>,
+    stopping: Condvar,
 }
 
 #[derive(Default)]
@@ -68,6 +72,7 @@ impl Stopper {
             stopped,
             stop,
             current: Mutex::default(),
+            stopping: Condvar::new(),
         })
     }
 
@@ -79,6 +84,7 @@ impl Stopper {
             current.stopping = true;
             current.session.take()
         };
+        self.stopping.notify_all();
         drop(self.stop.notify());
         if let Some((backend, connection)) = session {
             backend.drain(Instant::now() + DRAIN_TIMEOUT);
@@ -86,7 +92,15 @@ impl Stopper {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+    /// Waits until stopped, or for `timeout`.
+    fn wait(&self, timeout: Duration) {
+        drop(
+            self.stopping
+                .wait_timeout_while(self.lock(), timeout, |current| !current.stopping),
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,8 +134,15 @@ pub fn serve_connections(
     let mut events = Events::new(&listener, stopper)?;
     let mut listener = Listener::from(listener);
     while events.wait_for_connection()? {
-        if let Err(error) = serve_connection(disk, pool, &mut listener, options, stopper) {
-            log::warn!("connection failed: {error}");
+        match serve_connection(disk, pool, &mut listener, options, stopper) {
+            Ok(()) => log::info!("VMM disconnected"),
+            Err(error) => {
+                log::warn!("connection failed: {error}");
+                if !matches!(error, SessionError::Daemon(DaemonError::HandleRequest(_))) {
+                    // Not the VMM's doing, and so likely to happen again at once.
+                    stopper.wait(RETRY_INTERVAL);
+                }
+            }
         }
     }
     Ok(())
@@ -207,10 +228,7 @@ fn serve_connection(
         Ok(())
         | Err(DaemonError::HandleRequest(
             ProtocolError::Disconnected | ProtocolError::PartialMessage,
-        )) => {
-            log::info!("VMM disconnected");
-            Ok(())
-        }
+        )) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

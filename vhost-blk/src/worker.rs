@@ -231,3 +231,6 @@ fn answer_completion(
     queue.finish_deferred(ring, completion.request, written)?;
     queue.publish(ring)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! A guest for unit tests: memory, one ring, and a disk behind it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use layers::{Dest, Error, ErrorKind, Progress, ReadAt, Result, Wait};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
+
+use crate::disk::Disk;
+use crate::guest_memory::{GuestMemory, SharedGuestMemory};
+use crate::mailbox::Mailbox;
+use crate::pool::Pool;
+use crate::queue::SharedQueue;
+use crate::ring::RingLayout;
+use crate::worker::Worker;
+
+/// Entries of the ring.
+pub(crate) const RING_SIZE: u16 = 16;
+/// Two regions of half of it each.
+pub(crate) const MEMORY_BYTES: usize = 4 << 20;
+pub(crate) const LAYOUT: RingLayout = RingLayout {
+    size: RING_SIZE,
+    desc: 0x1000,
+    avail: 0x2000,
+    used: 0x3000,
+};
+pub(crate) const HEADER: u64 = 0x4000;
+pub(crate) const STATUS: u64 = 0x5000;
+pub(crate) const INDIRECT: u64 = 0x6000;
+pub(crate) const DATA: u64 = 0x10_0000;
+/// Not in guest memory.
+pub(crate) const UNMAPPED: u64 = 0x4000_0000;
+
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT_FLAG: u16 = 4;
+
+pub(crate) const DISK_BYTES: u64 = 64 << 20;
+/// Reads from here on are pending.
+pub(crate) const PENDING_FROM: u64 = 32 << 20;
+/// Reads from here on fail.
+pub(crate) const BAD_FROM: u64 = 48 << 20;
+/// A status that no request gives.
+pub(crate) const UNTOUCHED: u8 = 0xee;
+
+/// One descriptor: address, length, flags. Its next one follows it in the table.
+pub(crate) type Descriptor = (u64, u32, u16);
+
+/// The byte of the test disk at `offset`.
+pub(crate) fn disk_byte(offset: u64) -> u8 {
+    (offset / 512 * 7 + offset % 251).to_le_bytes()[0]
+}
+
+pub(crate) fn disk_bytes(offset: u64, len: usize) -> Vec<u8> {
+    (offset..).take(len).map(disk_byte).collect()
+}
+
+/// A disk whose last quarter is broken and whose third one must be waited for: each such read takes a
+/// token that the test gives.
+#[derive(Debug)]
+struct TestSource {
+    tokens: Mutex<Receiver<()>>,
+}
+
+impl ReadAt for TestSource {
+    fn size(&self) -> u64 {
+        DISK_BYTES
+    }
+
+    fn name(&self) -> &'static str {
+        "test disk"
+    }
+
+    fn read_at(&self, offset: u64, mut dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+        if offset >= BAD_FROM {
+            return Err(Error::new(ErrorKind::Corrupt, "read", "bad on purpose"));
+        }
+        if offset >= PENDING_FROM {
+            if wait == Wait::Never {
+                return Ok(Progress::Pending);
+            }
+            self.tokens.lock().unwrap().recv().unwrap();
+        }
+        dest.copy_from(&disk_bytes(offset, dest.len()));
+        Ok(Progress::Done)
+    }
+}
+
+pub(crate) struct Guest {
+    pub(crate) memory: GuestMemory,
+    pub(crate) shared_memory: SharedGuestMemory,
+    pub(crate) queue: Arc<SharedQueue>,
+    pub(crate) worker: Worker,
+    pub(crate) mailbox: Arc<Mailbox>,
+    call: std::io::PipeReader,
+    call_marker: std::io::PipeWriter,
+    tokens: Sender<()>,
+    next_descriptor: u16,
+    next_avail: u16,
+}
+
+impl Guest {
+    pub(crate) fn new() -> Self {
+        let memory = GuestMemory::from_ranges(&[
+            (GuestAddress(0), MEMORY_BYTES / 2),
+            // Neighbours in the guest, not on the host.
+            (GuestAddress(MEMORY_BYTES as u64 / 2), MEMORY_BYTES / 2),
+        ])
+        .unwrap();
+        let (tokens, source_tokens) = channel();
+        let source = TestSource {
+            tokens: Mutex::new(source_tokens),
+        };
+        let disk = Arc::new(Disk::new(Box::new(source), "serial-of-the-disk"));
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let (call, call_marker) = std::io::pipe().unwrap();
+        let call_of_queue = call_marker.try_clone().unwrap();
+        let queue = Arc::new(SharedQueue::default());
+        queue.set_layout(LAYOUT);
+        queue.set_call(Some(File::from(OwnedFd::from(call_of_queue))));
+        queue.start();
+        queue.set_enabled(true);
+        Self {
+            shared_memory: GuestMemoryAtomic::new(memory.clone()),
+            memory,
+            worker: Worker::new(disk, Arc::new(Pool::new(4)), Arc::clone(&mailbox)),
+            queue,
+            mailbox,
+            call,
+            call_marker,
+            tokens,
+            next_descriptor: 0,
+            next_avail: 0,
+        }
+    }
+
+    /// Lets one waiting read of the disk go on.
+    pub(crate) fn give_token(&self) {
+        self.tokens.send(()).unwrap();
+    }
+
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+        self.memory
+            .write_slice(bytes, GuestAddress(address))
+            .unwrap();
+    }
+
+    pub(crate) fn bytes(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory
+            .read_slice(&mut bytes, GuestAddress(address))
+            .unwrap();
+        bytes
+    }
+
+    pub(crate) fn u16(&self, address: u64) -> u16 {
+        self.memory.read_obj(GuestAddress(address)).unwrap()
+    }
+
+    pub(crate) fn set_u16(&self, address: u64, value: u16) {
+        self.memory.write_obj(value, GuestAddress(address)).unwrap();
+    }
+
+    pub(crate) fn write_header(&self, kind: u32, sector: u64) {
+        self.write_header_at(HEADER, kind, sector);
+    }
+
+    pub(crate) fn write_header_at(&self, address: u64, kind: u32, sector: u64) {
+        self.write(address, &kind.to_le_bytes());
+        self.write(address + 4, &[0xaa; 4]);
+        self.write(address + 8, &sector.to_le_bytes());
+    }
+
+    pub(crate) fn write_table(&self, table: u64, first: u16, chain: &[Descriptor]) {
+        for (index, (address, len, flags)) in (first..).zip(chain) {
+            let at = table + u64::from(index) * 16;
+            self.write(at, &address.to_le_bytes());
+            self.write(at + 8, &len.to_le_bytes());
+            self.set_u16(at + 12, *flags);
+            self.set_u16(at + 14, index + 1);
+        }
+    }
+
+    /// Puts a chain into the ring, its descriptors behind those of the chain before, and returns
+    /// its head.
+    pub(crate) fn add(&mut self, chain: &[Descriptor]) -> u16 {
+        let head = self.next_descriptor;
+        self.write_table(LAYOUT.desc, head, chain);
+        self.next_descriptor += u16::try_from(chain.len()).unwrap();
+        self.make_available(head);
+        head
+    }
+
+    pub(crate) fn make_available(&mut self, head: u16) {
+        let slot = u64::from(self.next_avail % RING_SIZE);
+        self.set_u16(LAYOUT.avail + 4 + 2 * slot, head);
+        self.next_avail = self.next_avail.wrapping_add(1);
+        self.set_u16(LAYOUT.avail + 2, self.next_avail);
+    }
+
+    /// Puts a read of `len` bytes at `sector` into `DATA` into the ring.
+    pub(crate) fn add_read(&mut self, sector: u64, len: u32) -> u16 {
+        let slot = u64::from(self.next_avail);
+        let (header, status) = (HEADER + 16 * slot, STATUS + slot);
+        self.write_header_at(header, 0, sector);
+        self.write(status, &[UNTOUCHED]);
+        let data = DATA + slot * 0x1_0000;
+        self.add(&[
+            (header, 16, NEXT),
+            (data, len, NEXT | WRITE),
+            (status, 1, WRITE),
+        ])
+    }
+
+    /// Reuses the descriptor table from its start.
+    pub(crate) fn reuse_descriptors(&mut self) {
+        self.next_descriptor = 0;
+    }
+
+    pub(crate) fn run(&mut self) {
+        let queues = [Arc::clone(&self.queue)];
+        self.worker.run(&queues, &self.shared_memory);
+    }
+
+    /// Runs the worker whenever it is woken, until `count` chains are used.
+    pub(crate) fn run_until_used(&mut self, count: u16) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.used_idx() != count {
+            assert!(Instant::now() < deadline, "not used in time");
+            self.run();
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn used_idx(&self) -> u16 {
+        self.u16(LAYOUT.used + 2)
+    }
+
+    /// Head and length of every used entry since the start.
+    pub(crate) fn used(&self) -> Vec<(u16, u32)> {
+        (0..self.used_idx())
+            .map(|position| {
+                let at = LAYOUT.used + 4 + 8 * u64::from(position % RING_SIZE);
+                let len = self.memory.read_obj(GuestAddress(at + 4)).unwrap();
+                (self.u16(at), len)
+            })
+            .collect()
+    }
+
+    pub(crate) fn status(&self) -> u8 {
+        self.bytes(STATUS, 1)[0]
+    }
+
+    /// How often the queue has called since the last look.
+    pub(crate) fn calls(&mut self) -> usize {
+        // So that there is something to read in any case.
+        self.call_marker.write_all(&[0]).unwrap();
+        let mut bytes = [0; 1024];
+        self.call.read(&mut bytes).unwrap() / 8
+    }
+}

@@ -1,0 +1,9 @@
+//! The real daemon over real sockets.
+#![cfg(test)]
+
+mod blkio_client;
+mod frontend;
+mod life;
+mod process;
+mod protocol;
+mod whole_disk;
