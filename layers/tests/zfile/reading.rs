@@ -120,6 +120,36 @@ fn a_damaged_block_is_named_with_its_offset_and_both_checksums() {
 }
 
 #[test]
+fn a_block_that_decodes_to_another_length_is_corrupt() {
+    for algorithm in [Algorithm::Lz4, Algorithm::Zstd] {
+        let options = BuildOptions {
+            algorithm,
+            overwrite_header: false,
+            ..BuildOptions::default()
+        };
+        let file = build(&mixed_bytes(6_000, 1), options);
+        // The size before compression, in a trailer whose digest is no longer meant.
+        let trailer = file.len() - 512;
+        for (wrong, found) in [(6_001_u64, "decodes to 1904 bytes"), (5_999, "no ")] {
+            let mut file = file.clone();
+            file[trailer + 32] &= !(1 << 4);
+            file[trailer + 56..trailer + 64].copy_from_slice(&wrong.to_le_bytes());
+            let zfile = open(file).unwrap();
+            let mut buf = vec![0; 6_000];
+            zfile.read_exact_at(0, &mut buf[..4096]).unwrap();
+            // Both when the whole block is wanted and when a part of it is.
+            for offset in [4096, 4097] {
+                let len = usize::try_from(wrong - offset).unwrap();
+                let error = zfile.read_exact_at(offset, &mut buf[..len]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                assert!(error.to_string().contains(found), "{error}");
+            }
+            assert_eq!(zfile.verify_all(|_| ()).unwrap().fault_count, 1);
+        }
+    }
+}
+
+#[test]
 fn verify_names_every_damaged_block_and_counts_progress() {
     let mut file = build(&mixed_bytes(1 << 20, 1), BuildOptions::default());
     let clean = open(file.clone()).unwrap();

@@ -3,9 +3,13 @@
 use std::io::{self, Cursor, Seek, SeekFrom, Write};
 
 use layers::ErrorKind;
-use layers::zfile::{Algorithm, BuildOptions, ZFileBuilder};
+use layers::io::MemoryFile;
+use layers::tar::{self, TarWriter};
+use layers::zfile::{Algorithm, BuildOptions, ZFile, ZFileBuilder};
 
-use crate::support::{build, decode, mixed_bytes, open, vector, zfile_vectors};
+use crate::support::{
+    build, decode, mixed_bytes, open, read_whole, vector, vector_path, zfile_vectors,
+};
 
 fn plain_header(algorithm: Algorithm, block_bytes: u32, threads: usize) -> BuildOptions {
     BuildOptions {
@@ -32,6 +36,36 @@ fn lz4_output_is_byte_identical_to_the_vectors_with_any_number_of_threads() {
                 vector.name
             );
         }
+    }
+}
+
+/// Reads what is in `file` and writes it again as `overlaybd-commit` and `-merge` do.
+fn rebuild(file: Vec<u8>) -> Vec<u8> {
+    let source = Box::new(MemoryFile::new("memory", file));
+    let is_wrapped = tar::detect(&*source).unwrap().is_some();
+    let zfile = ZFile::open(tar::unwrap(source).unwrap()).unwrap();
+    let options = BuildOptions {
+        algorithm: zfile.algorithm(),
+        block_bytes: zfile.block_bytes(),
+        overwrite_header: zfile.is_header_final(),
+        threads: 2,
+    };
+    let content = read_whole(&zfile);
+    if !is_wrapped {
+        return build(&content, options);
+    }
+    let sink = TarWriter::new(Cursor::new(Vec::new())).unwrap();
+    let mut builder = ZFileBuilder::new(sink, options).unwrap();
+    builder.write_all(&content).unwrap();
+    let tar = builder.finish().unwrap().sink;
+    tar.finish(0o100_644).unwrap().into_inner()
+}
+
+#[test]
+fn lz4_layers_made_by_the_cpp_tools_rebuild_to_the_same_bytes() {
+    for name in ["layer0.obd", "layer1.obd", "merged.obd"] {
+        let file = std::fs::read(vector_path("../native").join(name)).unwrap();
+        assert!(rebuild(file.clone()) == file, "{name}");
     }
 }
 
