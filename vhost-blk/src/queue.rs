@@ -113,6 +113,12 @@ impl Queue {
         self.broken
     }
 
+    /// Is there a request whose answer will still be published?
+    #[must_use]
+    pub fn has_in_flight(&self) -> bool {
+        self.started && !self.broken && !self.in_flight.is_empty()
+    }
+
     /// Entries the driver has made available and nobody has taken.
     ///
     /// # Errors
@@ -364,7 +370,7 @@ impl SharedQueue {
     pub fn stop(&self, deadline: Instant) {
         self.control(|queue| queue.stopping = true);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while queue.started && !queue.broken && !queue.in_flight.is_empty() {
+        while queue.has_in_flight() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

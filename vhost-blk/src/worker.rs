@@ -124,6 +124,8 @@ impl Worker {
         match self.serve_ring(position, &mut queue, &ring, memory) {
             Ok(taken) => taken,
             Err(fault) => {
+                // What was answered before the fault is answered.
+                drop(queue.publish(&ring));
                 queue.mark_broken(fault);
                 0
             }

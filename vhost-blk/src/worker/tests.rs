@@ -358,12 +358,16 @@ fn an_available_index_that_jumps_breaks_the_ring_until_it_is_started_again() {
 }
 
 #[test]
-fn a_head_beyond_the_table_breaks_the_ring() {
+fn a_head_beyond_the_table_breaks_the_ring_after_the_requests_before_it() {
     let mut guest = Guest::new();
+    guest.add_read(0, 512);
     guest.make_available(RING_SIZE);
+    guest.add_read(1, 512);
     guest.run();
-    assert_eq!(guest.used_idx(), 0);
+    assert_eq!(guest.used_idx(), 1);
     assert!(guest.queue.lock().is_broken());
+    guest.queue.stop(Instant::now());
+    assert_eq!(guest.queue.next_avail(), 1);
 }
 
 #[test]

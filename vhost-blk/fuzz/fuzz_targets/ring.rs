@@ -1,0 +1,146 @@
+//! Any bytes as the memory of a guest, its ring included.
+//!
+//! Byte 0: bit 0 event index, bit 1 rings where requests may overwrite them. Byte 1: entries made
+//! available in a second round. Then the rings (descriptor table, available ring, used ring), then
+//! the rest of guest memory.
+#![no_main]
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use layers::{Dest, Error, ErrorKind, Progress, ReadAt, Result, Wait};
+use vhost_blk::disk::Disk;
+use vhost_blk::guest_memory::{GuestMemory, SharedGuestMemory};
+use vhost_blk::mailbox::Mailbox;
+use vhost_blk::pool::Pool;
+use vhost_blk::queue::SharedQueue;
+use vhost_blk::ring::RingLayout;
+use vhost_blk::worker::Worker;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
+
+const RING_SIZE: u16 = 16;
+const RINGS_BYTES: usize = 0x400;
+/// Inside the rings.
+const AVAIL: u64 = 0x100;
+const USED: u64 = 0x200;
+/// An address that no input finds.
+const RINGS_APART: u64 = 0x6b5a_4938_2000;
+/// Two regions, so that there is a border to cross.
+const REGION_BYTES: usize = 32 << 10;
+
+/// Longest time to wait for reads in flight.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Eight parts: good, waiting, bad, good ...
+#[derive(Debug)]
+struct Source;
+
+impl ReadAt for Source {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+
+    fn name(&self) -> &'static str {
+        "fuzz disk"
+    }
+
+    fn read_at(&self, offset: u64, mut dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+        let end = offset + dest.len() as u64;
+        assert!(end <= self.size(), "a read beyond the disk");
+        assert!(offset.is_multiple_of(512) && end.is_multiple_of(512));
+        match (offset >> 17) % 3 {
+            1 if wait == Wait::Never => Ok(Progress::Pending),
+            2 => Err(Error::new(ErrorKind::Corrupt, "read", "bad on purpose")),
+            _ => {
+                dest.zero();
+                Ok(Progress::Done)
+            }
+        }
+    }
+}
+
+static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| Arc::new(Pool::new(2)));
+static DISK: LazyLock<Arc<Disk>> = LazyLock::new(|| Arc::new(Disk::new(Box::new(Source), "fuzz")));
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let [options, second_round, bytes @ ..] = input else {
+        return;
+    };
+    let rings_are_apart = options & 2 == 0;
+    let rings = if rings_are_apart { RINGS_APART } else { 0 };
+    let ranges = [
+        (GuestAddress(0), REGION_BYTES),
+        (GuestAddress(REGION_BYTES as u64), REGION_BYTES),
+        (GuestAddress(RINGS_APART), RINGS_BYTES),
+    ];
+    let (Ok(memory), Ok(mailbox)) = (GuestMemory::from_ranges(&ranges), Mailbox::new()) else {
+        return;
+    };
+    let (ring_bytes, rest) = bytes.split_at_checked(RINGS_BYTES).unwrap_or((bytes, &[]));
+    let rest = rest.get(..2 * REGION_BYTES).unwrap_or(rest);
+    memory.put(0, rest);
+    memory.put(rings, ring_bytes);
+    memory.store_u16(rings + USED + 2, 0);
+
+    let queue = Arc::new(SharedQueue::default());
+    queue.set_layout(RingLayout {
+        size: RING_SIZE,
+        desc: rings,
+        avail: rings + AVAIL,
+        used: rings + USED,
+    });
+    queue.set_event_idx(options & 1 == 1);
+    queue.start();
+    queue.set_enabled(true);
+    let mailbox = Arc::new(mailbox);
+    let mut worker = Worker::new(Arc::clone(&DISK), Arc::clone(&POOL), Arc::clone(&mailbox));
+    let shared: SharedGuestMemory = GuestMemoryAtomic::new(memory.clone());
+    let deadline = Instant::now() + DEADLINE;
+    for more in [0, u16::from(*second_round)] {
+        let avail_idx = memory.load_u16(rings + AVAIL + 2).wrapping_add(more);
+        memory.store_u16(rings + AVAIL + 2, avail_idx);
+        while {
+            worker.run(std::slice::from_ref(&queue), &shared);
+            queue.lock().has_in_flight()
+        } {
+            assert!(Instant::now() < deadline, "requests are never answered");
+        }
+    }
+    let is_broken = queue.lock().is_broken();
+    queue.stop(Instant::now());
+    if rings_are_apart {
+        let (taken, used) = (queue.next_avail(), memory.load_u16(rings + USED + 2));
+        let available = memory.load_u16(rings + AVAIL + 2);
+        assert_eq!(taken, used, "taken and not used, or the reverse");
+        assert!(taken <= 2 * RING_SIZE);
+        assert!(is_broken || used == available, "requests are left");
+        for slot in 0..u64::from(used.min(RING_SIZE)) {
+            let head = memory.load_u16(rings + USED + 4 + 8 * slot);
+            assert!(head < RING_SIZE, "used a chain that does not exist");
+        }
+    }
+});
+
+/// The index fields of the rings.
+trait Fields {
+    fn put(&self, address: u64, bytes: &[u8]);
+    fn load_u16(&self, address: u64) -> u16;
+    fn store_u16(&self, address: u64, value: u16);
+}
+
+impl Fields for GuestMemory {
+    fn put(&self, address: u64, bytes: &[u8]) {
+        assert!(self.write_slice(bytes, GuestAddress(address)).is_ok());
+    }
+
+    fn load_u16(&self, address: u64) -> u16 {
+        self.load(GuestAddress(address), Ordering::Relaxed)
+            .unwrap_or_default()
+    }
+
+    fn store_u16(&self, address: u64, value: u16) {
+        let stored = self.store(value, GuestAddress(address), Ordering::Relaxed);
+        assert!(stored.is_ok());
+    }
+}
