@@ -81,6 +81,15 @@ impl Daemon<'_> {
             .context("no such disk")
     }
 
+    /// The user it runs as: never root.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn user_id(&self) -> Result<u32> {
+        let running = self.running.as_ref().context("the daemon does not run")?;
+        running.process.user_id()
+    }
+
     /// Starts it after [`Daemon::kill`] and waits until it listens again.
     ///
     /// # Errors

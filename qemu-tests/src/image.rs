@@ -15,6 +15,8 @@ use crate::programs::Programs;
 pub struct Image {
     /// Its `config.v1.json`.
     pub config: PathBuf,
+    /// Its layer files, bottom first.
+    pub layers: Vec<PathBuf>,
 }
 
 impl Lab {
@@ -29,7 +31,7 @@ impl Lab {
             fs::copy(layer, &copy).with_context(|| format!("copy {}", layer.display()))?;
             lowers.push(copy);
         }
-        self.write_config(name, &lowers)
+        self.write_config(name, lowers)
     }
 
     /// An image whose one layer is the raw disk `raw`, imported with `obd import`.
@@ -49,14 +51,14 @@ impl Lab {
             "obd import: {}: {message}",
             output.status
         );
-        self.write_config(name, &[layer])
+        self.write_config(name, vec![layer])
     }
 
-    fn write_config(&self, name: &str, lowers: &[PathBuf]) -> Result<Image> {
-        let lowers: Vec<_> = lowers.iter().map(|file| json!({ "file": file })).collect();
+    fn write_config(&self, name: &str, layers: Vec<PathBuf>) -> Result<Image> {
+        let lowers: Vec<_> = layers.iter().map(|file| json!({ "file": file })).collect();
         let config = self.dir().join(format!("{name}.config.v1.json"));
         let body = json!({ "repoBlobUrl": "", "lowers": lowers, "resultFile": "" });
         fs::write(&config, body.to_string())?;
-        Ok(Image { config })
+        Ok(Image { config, layers })
     }
 }

@@ -6,6 +6,7 @@
 //!   nothing either: start processes from the test's own thread.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 
@@ -40,7 +41,6 @@ pub fn command(program: impl AsRef<OsStr>, privilege: Privilege) -> Command {
 /// True when the test runs as root.
 #[must_use]
 pub fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
@@ -68,6 +68,14 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The user it runs as.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn user_id(&self) -> Result<u32> {
+        Ok(std::fs::metadata(format!("/proc/{}", self.id()))?.uid())
     }
 
     /// Kills it with SIGKILL and collects it.

@@ -33,7 +33,6 @@ pub struct VmBuilder<'lab> {
     lab: &'lab Lab,
     name: String,
     cpus: u32,
-    queues: Option<u32>,
     sockets: Vec<PathBuf>,
     kernel_arguments: String,
 }
@@ -55,7 +54,6 @@ impl Lab {
             lab: self,
             name: format!("vm-{name}"),
             cpus: 2,
-            queues: None,
             sockets: Vec::new(),
             kernel_arguments: "console=ttyS0 panic=1".to_owned(),
         }
@@ -84,13 +82,6 @@ impl<'lab> VmBuilder<'lab> {
         self
     }
 
-    /// Number of queues of every disk; qemu's own default is one per CPU.
-    #[must_use]
-    pub fn queues(mut self, queues: u32) -> Self {
-        self.queues = Some(queues);
-        self
-    }
-
     /// Starts qemu and waits until the guest takes commands.
     ///
     /// # Errors
@@ -112,7 +103,7 @@ impl<'lab> VmBuilder<'lab> {
         self.describe_machine(&mut command);
         self.describe_guest(&mut command)?;
         for (index, socket) in self.sockets.iter().enumerate() {
-            self.describe_disk(&mut command, index, socket);
+            describe_disk(&mut command, index, socket);
         }
         command
             .stdin(OwnedFd::from(qemu_qmp))
@@ -177,19 +168,17 @@ impl<'lab> VmBuilder<'lab> {
         ]);
         Ok(())
     }
+}
 
-    fn describe_disk(&self, command: &mut Command, index: usize, socket: &Path) {
-        let mut chardev = OsString::from(format!("socket,id=disk{index},reconnect=1,path="));
-        chardev.push(socket);
-        let mut device = format!("vhost-user-blk-pci,chardev=disk{index}");
-        if let Some(queues) = self.queues {
-            device.push_str(&format!(",num-queues={queues}"));
-        }
-        command
-            .arg("-chardev")
-            .arg(chardev)
-            .args(["-device", &device]);
-    }
+fn describe_disk(command: &mut Command, index: usize, socket: &Path) {
+    let mut chardev = OsString::from(format!("socket,id=disk{index},reconnect=1,path="));
+    chardev.push(socket);
+    // Without num-queues: as many as the guest has CPUs, or qemu refuses to start.
+    let device = format!("vhost-user-blk-pci,chardev=disk{index}");
+    command
+        .arg("-chardev")
+        .arg(chardev)
+        .args(["-device", &device]);
 }
 
 impl Vm<'_> {

@@ -9,6 +9,7 @@ fn a_guest_with_an_overlaybd_root_disk_runs_debian_and_every_file_is_right() -> 
     Lab::run(|lab| {
         let image = lab.import_image("root", &GuestAssets::get()?.root_disk)?;
         let daemon = lab.start_daemon("root", &[&image])?;
+        assert_ne!(daemon.user_id()?, 0, "the daemon needs no privilege");
         let mut vm = lab
             .vm("root")
             .disk(daemon.socket(0)?)
