@@ -70,6 +70,7 @@ impl Served {
             window: Duration::from_millis(300),
             seed: 1,
             server: Some(self.daemon.id()),
+            ignored: Vec::new(),
             compare: Some(self.raw()),
         }
     }

@@ -46,6 +46,9 @@ struct Args {
     /// Report the processor time of this process.
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+    /// Do not count this process among the others that keep the host busy; may be repeated.
+    #[arg(long, value_name = "PID")]
+    ignore_pid: Vec<u32>,
     /// Compare every read with this raw image (the client then costs more).
     #[arg(long, value_name = "RAW", conflicts_with = "verify")]
     compare: Option<PathBuf>,
@@ -71,6 +74,7 @@ fn main() -> Result<()> {
             window: Duration::from_secs(args.seconds),
             seed: args.seed,
             server: args.server_pid,
+            ignored: args.ignore_pid,
             compare: args.compare,
         })?;
         if report.errors > 0 {

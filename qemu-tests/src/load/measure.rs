@@ -43,6 +43,8 @@ pub struct Plan {
     pub seed: u64,
     /// The server, when its processor time is wanted.
     pub server: Option<u32>,
+    /// Processes whose time is not the neighbours'.
+    pub ignored: Vec<u32>,
     /// A raw image to compare every read with.
     pub compare: Option<PathBuf>,
 }
@@ -108,11 +110,11 @@ pub fn run(plan: &Plan) -> Result<Report> {
     pump.turn_until(&mut disk, Instant::now() + RAMP)?;
 
     pump.tally = Tally::new()?;
-    let before = CpuUse::now(plan.server)?;
+    let before = CpuUse::now(plan)?;
     let start = Instant::now();
     pump.turn_until(&mut disk, start + plan.window)?;
     let seconds = start.elapsed().as_secs_f64();
-    let after = CpuUse::now(plan.server)?;
+    let after = CpuUse::now(plan)?;
 
     let report = pump.tally.report(plan, seconds, before, after);
     pump.drain(&mut disk)?;
@@ -216,6 +218,7 @@ impl Tally {
         let iops = requests as f64 / seconds;
         let server = after.server.zip(before.server).map(|(to, from)| to - from);
         let client = after.client - before.client;
+        let ignored = after.ignored - before.ignored;
         let host_busy = after.host.busy - before.host.busy;
         Report {
             requests,
@@ -230,7 +233,7 @@ impl Tally {
             server_cpu_us_per_request: server.map(|used| used * 1e6 / requests as f64),
             server_busy: server.map(|used| used / seconds),
             client_busy: client / seconds,
-            others_busy: server.map(|used| (host_busy - client - used) / seconds),
+            others_busy: server.map(|used| (host_busy - client - used - ignored) / seconds),
             stolen: (after.host.stolen - before.host.stolen) / seconds,
         }
     }
@@ -241,15 +244,18 @@ impl Tally {
 struct CpuUse {
     client: f64,
     server: Option<f64>,
+    ignored: f64,
     host: HostTime,
 }
 
 impl CpuUse {
-    fn now(server: Option<u32>) -> Result<Self> {
-        let server = server.map(|id| cpu::seconds_used(Process::Id(id)));
+    fn now(plan: &Plan) -> Result<Self> {
+        let used = |id: u32| cpu::seconds_used(Process::Id(id));
+        let ignored: Result<Vec<f64>> = plan.ignored.iter().map(|id| used(*id)).collect();
         Ok(Self {
             client: cpu::seconds_used(Process::Own)?,
-            server: server.transpose()?,
+            server: plan.server.map(used).transpose()?,
+            ignored: ignored?.iter().sum(),
             host: cpu::host_time()?,
         })
     }
