@@ -219,6 +219,26 @@ fn a_wrapper_cut_inside_headers_or_payload_is_corrupt() {
     );
 }
 
+#[test]
+fn checksums_over_signed_and_unsigned_bytes_both_count_and_others_do_not() {
+    let good = wrap(&[7; 100]);
+    let mut header = good[1024..1536].to_vec();
+    header[20..22].copy_from_slice(&[0xC3, 0xA9]);
+    header[148..156].fill(b' ');
+    let unsigned: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    for (checksum, is_tar) in [
+        (unsigned, true),
+        (unsigned - 512, true),
+        (unsigned - 256, false),
+    ] {
+        header[148..156].copy_from_slice(format!("{checksum:>6o} \0").as_bytes());
+        let mut tar = good.clone();
+        tar[1024..1536].copy_from_slice(&header);
+        let member = tar::detect(&*memory(&tar));
+        assert_eq!(member.is_ok(), is_tar, "{member:?}");
+    }
+}
+
 /// All that is read through wrapper and zfile.
 fn decode(tar: &[u8]) -> layers::Result<Vec<u8>> {
     read_whole(&ZFile::open(tar::unwrap(memory(tar))?)?)
