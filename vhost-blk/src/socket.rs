@@ -64,7 +64,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            "another process is listening there",
+            "a process is already listening there",
         )),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             log::info!("replacing the stale socket {}", path.display());

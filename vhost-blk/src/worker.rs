@@ -125,7 +125,7 @@ impl Worker {
             Ok(taken) => taken,
             Err(fault) => {
                 // What was answered before the fault is answered.
-                drop(queue.publish(&ring));
+                queue.publish(&ring).ok();
                 queue.mark_broken(fault);
                 0
             }

@@ -4,34 +4,41 @@
 
 use std::mem::MaybeUninit;
 use std::path::Path;
-use std::time::Duration;
 
 use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
 
-/// A connected disk with one queue.
+use crate::process::DEADLINE;
+
+/// A connected disk.
 pub(crate) struct Client {
     // Dropped before the device, which frees the buffers.
-    queue: Blkioq,
+    queues: Vec<Blkioq>,
     device: Blkio,
     buffers: MemoryRegion,
 }
 
 impl Client {
     /// Connects to the daemon; `buffer_bytes` is the room for all reads in flight together.
-    pub(crate) fn connect(socket: &Path, queue_size: i32, buffer_bytes: usize) -> Self {
+    pub(crate) fn connect(
+        socket: &Path,
+        num_queues: i32,
+        queue_size: i32,
+        buffer_bytes: usize,
+    ) -> Self {
         let mut device = Blkio::new("virtio-blk-vhost-user").unwrap();
         device.set_str("path", socket.to_str().unwrap()).unwrap();
         device.set_bool("read-only", true).unwrap();
         device.connect().unwrap();
-        device.set_i32("num-queues", 1).unwrap();
+        device.set_i32("num-queues", num_queues).unwrap();
         device.set_i32("queue-size", queue_size).unwrap();
-        let mut started = device.start().unwrap();
-        let mut queue = started.queues.pop().unwrap();
-        queue.set_completion_fd_enabled(true);
+        let mut queues = device.start().unwrap().queues;
+        for queue in &mut queues {
+            queue.set_completion_fd_enabled(true);
+        }
         let buffers = device.alloc_mem_region(buffer_bytes).unwrap();
         device.map_mem_region(&buffers).unwrap();
         Self {
-            queue,
+            queues,
             device,
             buffers,
         }
@@ -42,66 +49,97 @@ impl Client {
         self.device.get_u64("capacity").unwrap()
     }
 
-    /// Reads the whole disk in blocks of `block` bytes, `depth` at a time, and hands each to
-    /// `check` with its offset, in whatever order they come.
+    /// Reads the whole disk in blocks of `block` bytes, `depth` at a time on every queue, all
+    /// queues at once, and hands each block to `check` with its offset, in whatever order they
+    /// come.
     pub(crate) fn read_all(
         &mut self,
         depth: usize,
         block: usize,
-        mut check: impl FnMut(u64, &[u8]),
+        check: impl Fn(u64, &[u8]) + Sync,
     ) {
         let capacity = self.capacity();
-        let blocks = capacity.div_ceil(block as u64);
-        let slot_offset = |slot: usize| slot * block;
-        assert!(slot_offset(depth) <= self.buffers.len);
-        let extent = |number: u64| {
-            let offset = number * block as u64;
-            let left = usize::try_from(capacity - offset).unwrap();
-            (offset, left.min(block))
-        };
-        let mut next = 0;
+        let queues = self.queues.len();
+        assert!(queues * depth * block <= self.buffers.len);
+        let address = self.buffers.addr;
+        let check = &check;
+        std::thread::scope(|scope| {
+            for (number, queue) in self.queues.iter_mut().enumerate() {
+                scope.spawn(move || {
+                    Share {
+                        capacity,
+                        block,
+                        first: number,
+                        step: queues,
+                        buffers: address + number * depth * block,
+                    }
+                    .read(queue, depth, check);
+                });
+            }
+        });
+    }
+}
+
+/// The blocks that one queue reads, and where to.
+struct Share {
+    capacity: u64,
+    block: usize,
+    /// Number of the first block, and the distance to the next.
+    first: usize,
+    step: usize,
+    buffers: usize,
+}
+
+impl Share {
+    /// Offset and length of a block, `None` behind the last one.
+    fn extent(&self, number: usize) -> Option<(u64, usize)> {
+        let offset = (number * self.block) as u64;
+        let left = usize::try_from(self.capacity.checked_sub(offset)?).unwrap();
+        (left > 0).then_some((offset, left.min(self.block)))
+    }
+
+    fn read(&self, queue: &mut Blkioq, depth: usize, check: &impl Fn(u64, &[u8])) {
+        let mut numbers = (self.first..).step_by(self.step);
         let mut in_flight = vec![None; depth];
-        let mut outstanding = 0;
-        while next < blocks || outstanding > 0 {
-            for (slot, number) in in_flight.iter_mut().enumerate() {
-                if number.is_none() && next < blocks {
-                    let (offset, len) = extent(next);
-                    let buffer = (self.buffers.addr + slot_offset(slot)) as *mut u8;
-                    self.queue
-                        .read(offset, buffer, len, slot, ReqFlags::empty());
-                    *number = Some(next);
-                    outstanding += 1;
-                    next += 1;
+        let buffer = |slot: usize| self.buffers + slot * self.block;
+        loop {
+            for (slot, extent) in in_flight.iter_mut().enumerate() {
+                if extent.is_none() {
+                    *extent = numbers.next().and_then(|number| self.extent(number));
+                    if let Some((offset, len)) = *extent {
+                        let buffer = buffer(slot) as *mut u8;
+                        queue.read(offset, buffer, len, slot, ReqFlags::empty());
+                    }
                 }
             }
-            for slot in self.wait() {
-                let (offset, len) = extent(in_flight[slot].take().expect("a read in flight"));
-                outstanding -= 1;
-                let buffer = (self.buffers.addr + slot_offset(slot)) as *const u8;
+            if in_flight.iter().all(Option::is_none) {
+                return;
+            }
+            for slot in wait(queue) {
+                let (offset, len) = in_flight[slot].take().expect("a read in flight");
                 // SAFETY: inside the mapped region; the daemon is done with it, see the module.
-                let bytes = unsafe { std::slice::from_raw_parts(buffer, len) };
+                let bytes = unsafe { std::slice::from_raw_parts(buffer(slot) as *const u8, len) };
                 check(offset, bytes);
             }
         }
     }
+}
 
-    /// Waits for at least one completion.
-    fn wait(&mut self) -> Vec<usize> {
-        let mut completions = [const { MaybeUninit::<Completion>::uninit() }; 64];
-        let mut timeout = Duration::from_secs(60);
-        let count = self
-            .queue
-            .do_io(&mut completions, 1, Some(&mut timeout), None)
-            .expect("a completion in time");
-        completions
-            .iter()
-            .take(count)
-            .map(|completion| {
-                // SAFETY: `do_io` says that it has filled the first `count`.
-                let completion = unsafe { completion.assume_init_ref() };
-                assert_eq!(completion.ret, 0, "a read failed");
-                completion.user_data
-            })
-            .collect()
-    }
+/// Waits for at least one completion.
+fn wait(queue: &mut Blkioq) -> Vec<usize> {
+    let mut completions = [const { MaybeUninit::<Completion>::uninit() }; 64];
+    let mut timeout = DEADLINE;
+    let count = queue
+        .do_io(&mut completions, 1, Some(&mut timeout), None)
+        .expect("a completion in time");
+    completions
+        .iter()
+        .take(count)
+        .map(|completion| {
+            // SAFETY: `do_io` says that it has filled the first `count`.
+            let completion = unsafe { completion.assume_init_ref() };
+            assert_eq!(completion.ret, 0, "a read failed");
+            completion.user_data
+        })
+        .collect()
 }

@@ -148,6 +148,24 @@ fn a_missing_image_is_a_failure_and_names_the_file() {
 }
 
 #[test]
+fn one_bad_disk_of_several_is_a_failure_and_leaves_no_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, _image) = native_image(dir.path());
+    let good = dir.path().join("good.sock");
+    let args = [
+        "--disk".to_owned(),
+        format!("config={},socket={}", config.display(), good.display()),
+        "--disk".to_owned(),
+        format!(
+            "config=/nonexistent,socket={}",
+            dir.path().join("bad.sock").display()
+        ),
+    ];
+    assert_eq!(command(&args).output().unwrap().status.code(), Some(1));
+    assert!(!good.exists());
+}
+
+#[test]
 fn bad_usage_ends_with_2() {
     for args in [&["--disk", "config=/a"][..], &[], &["--no-such-option"]] {
         assert_eq!(command(args).output().unwrap().status.code(), Some(2));

@@ -14,17 +14,24 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A config file for the three native layers, and the disk they make.
 pub(crate) fn native_image(dir: &Path) -> (PathBuf, Image) {
+    image_of(dir, &native_layers())
+}
+
+pub(crate) fn native_layers() -> [PathBuf; 3] {
     let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers/vectors/native");
-    let layer = |n: u8| {
-        let path = vectors.join(format!("layer{n}.obd"));
-        format!("{{\"file\": \"{}\"}}", path.display())
-    };
+    [0, 1, 2].map(|n| vectors.join(format!("layer{n}.obd")))
+}
+
+/// A config file for `layers`, bottom first, and the disk they make.
+pub(crate) fn image_of(dir: &Path, layers: &[PathBuf]) -> (PathBuf, Image) {
+    let lowers: Vec<_> = layers
+        .iter()
+        .map(|layer| format!("{{\"file\": \"{}\"}}", layer.display()))
+        .collect();
     let config = dir.join("config.v1.json");
     let text = format!(
-        "{{\"lowers\": [{}, {}, {}], \"resultFile\": \"{}\"}}",
-        layer(0),
-        layer(1),
-        layer(2),
+        "{{\"lowers\": [{}], \"resultFile\": \"{}\"}}",
+        lowers.join(", "),
         dir.join("result").display()
     );
     std::fs::write(&config, text).unwrap();
@@ -74,6 +81,15 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Names of the daemon's threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .unwrap()
+            .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
+            .map(|name| name.trim_end().to_owned())
+            .collect()
     }
 
     /// Sends a signal by name, such as "TERM".

@@ -1,17 +1,42 @@
 //! The whole disk, read through the socket by an independent client, is the image.
 
-use crate::blkio_client::Client;
-use crate::process::{Daemon, native_image};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Depth, block size and queue size: single sectors at a time up to more than the daemon's
-/// private buffer, with the queue empty, half full and full.
-const SHAPES: [(usize, usize, i32); 5] = [
-    (1, 1 << 20, 4),
-    (32, 4096, 128),
-    (8, 128 << 10, 256),
-    (4, 3 << 20, 64),
-    (64, 12_800, 256),
+use layers::Image;
+
+use crate::blkio_client::Client;
+use crate::process::{Daemon, image_of, native_image, native_layers};
+
+type Shape = (i32, usize, usize, i32);
+
+/// Queues, depth, block size and queue size: single requests and many, on queues that are nearly
+/// empty and full, less than a page and more than the daemon's private buffer.
+const SHAPES: [Shape; 6] = [
+    (1, 1, 1 << 20, 4),
+    (1, 32, 4096, 128),
+    (1, 8, 128 << 10, 256),
+    (1, 4, 3 << 20, 64),
+    (1, 64, 12_800, 256),
+    (5, 16, 64 << 10, 64),
 ];
+
+fn assert_reads_as(socket: &Path, image: &Image, (queues, depth, block, queue_size): Shape) {
+    let mut client = Client::connect(socket, queues, queue_size, 16 << 20);
+    assert_eq!(client.capacity(), image.virtual_size());
+    let bytes_seen = AtomicU64::new(0);
+    client.read_all(depth, block, |offset, bytes| {
+        let mut expected = vec![0; bytes.len()];
+        image.read_exact_at(offset, &mut expected).unwrap();
+        assert!(
+            bytes == expected,
+            "{queues} queues, depth {depth}, block {block}: bytes at {offset} differ"
+        );
+        bytes_seen.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    });
+    assert_eq!(bytes_seen.into_inner(), image.virtual_size());
+}
 
 #[test]
 fn the_whole_disk_reads_the_same_through_the_socket() {
@@ -19,20 +44,39 @@ fn the_whole_disk_reads_the_same_through_the_socket() {
     let (config, image) = native_image(dir.path());
     let socket = dir.path().join("disk.sock");
     let _daemon = Daemon::serve(&config, &socket);
-    for (depth, block, queue_size) in SHAPES {
-        let mut client = Client::connect(&socket, queue_size, 16 << 20);
-        assert_eq!(client.capacity(), image.virtual_size());
-        let mut expected = vec![0; block];
-        let mut bytes_seen = 0;
-        client.read_all(depth, block, |offset, bytes| {
-            let expected = &mut expected[..bytes.len()];
-            image.read_exact_at(offset, expected).unwrap();
-            assert!(
-                bytes == &*expected,
-                "depth {depth}, block {block}: bytes at {offset} differ"
-            );
-            bytes_seen += bytes.len() as u64;
-        });
-        assert_eq!(bytes_seen, image.virtual_size());
+    for shape in SHAPES {
+        assert_reads_as(&socket, &image, shape);
     }
+}
+
+#[test]
+fn a_disk_that_is_not_in_memory_reads_the_same() {
+    // Not in /tmp, which may be memory.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let layers = native_layers().map(|layer| {
+        let copy = dir.path().join(layer.file_name().unwrap());
+        std::fs::copy(&layer, &copy).unwrap();
+        copy
+    });
+    let (config, image) = image_of(dir.path(), &layers);
+    let socket = dir.path().join("disk.sock");
+    let daemon = Daemon::serve(&config, &socket);
+    for layer in &layers {
+        evict(layer);
+    }
+    assert_reads_as(&socket, &image, (2, 16, 64 << 10, 64));
+    assert!(
+        daemon.threads().contains(&"blocking-read".to_owned()),
+        "every read was done at once, from a disk that was not in memory"
+    );
+}
+
+/// Drops a file from the page cache.
+fn evict(file: &Path) {
+    let input = format!("if={}", file.display());
+    std::fs::File::open(file).unwrap().sync_all().unwrap();
+    let status = Command::new("dd")
+        .args([&input, "iflag=nocache", "count=0", "status=none"])
+        .status();
+    assert!(status.unwrap().success());
 }
