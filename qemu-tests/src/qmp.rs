@@ -41,7 +41,7 @@ impl Qmp {
             let read = self
                 .stream
                 .read_line(&mut line)
-                .with_context(|| command.to_owned())?;
+                .with_context(|| format!("wait for qemu during {command}"))?;
             if read == 0 {
                 bail!("qemu ended during {command}");
             }
