@@ -143,7 +143,9 @@ impl Mailbox {
     /// Blocks until a completion has come.
     #[cfg(test)]
     pub(crate) fn wait_posted(&self) {
+        let deadline = Instant::now() + std::time::Duration::from_secs(60);
         while !self.has_completions.load(Ordering::Acquire) {
+            assert!(Instant::now() < deadline, "no completion in time");
             std::thread::yield_now();
         }
     }

@@ -194,3 +194,97 @@ fn post(job: Job, result: layers::Result<Vec<u8>>, permit: Permit) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use layers::ReadAt;
+
+    use super::*;
+
+    /// A disk of zeros that counts its reads; each takes a token.
+    #[derive(Debug)]
+    struct Source {
+        reads: Arc<AtomicUsize>,
+        tokens: Mutex<Receiver<()>>,
+    }
+
+    impl ReadAt for Source {
+        fn size(&self) -> u64 {
+            1 << 30
+        }
+
+        fn name(&self) -> &'static str {
+            "test disk"
+        }
+
+        fn read_at(&self, _: u64, _: Dest<'_>, _: Wait) -> layers::Result<Progress> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            self.tokens.lock().unwrap().recv().unwrap();
+            Ok(Progress::Done)
+        }
+    }
+
+    fn job(disk: &Arc<Disk>, mailbox: &Arc<Mailbox>, len: usize) -> Job {
+        Job {
+            disk: Arc::clone(disk),
+            offset: 0,
+            len,
+            mailbox: Arc::downgrade(mailbox),
+            queue: 0,
+            request: RequestId(0),
+        }
+    }
+
+    #[test]
+    fn a_read_of_a_session_that_has_ended_is_not_started() {
+        let (give, tokens) = channel();
+        let reads = Arc::new(AtomicUsize::new(0));
+        let source = Source {
+            reads: Arc::clone(&reads),
+            tokens: Mutex::new(tokens),
+        };
+        let disk = Arc::new(Disk::new(Box::new(source), ""));
+        let pool = Pool::new(1);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let ended = Arc::new(Mailbox::new().unwrap());
+        pool.submit(job(&disk, &mailbox, 512));
+        pool.submit(job(&disk, &ended, 512));
+        pool.submit(job(&disk, &mailbox, 512));
+        drop(ended);
+        let mut completions = Vec::new();
+        while completions.len() < 2 {
+            give.send(()).unwrap();
+            mailbox.wait_posted();
+            mailbox.collect(&mut completions);
+        }
+        assert_eq!(reads.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn bytes_that_nobody_takes_hold_further_reads_back() {
+        let (give, tokens) = channel();
+        let reads = Arc::new(AtomicUsize::new(0));
+        let source = Source {
+            reads: Arc::clone(&reads),
+            tokens: Mutex::new(tokens),
+        };
+        let disk = Arc::new(Disk::new(Box::new(source), ""));
+        let pool = Pool::new(4);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        for _ in 0..3 {
+            pool.submit(job(&disk, &mailbox, BUFFERED_BYTES_MAX / 2 + 1));
+            give.send(()).unwrap();
+        }
+        let mut completions = Vec::new();
+        for expected in 1..=3 {
+            mailbox.wait_posted();
+            mailbox.collect(&mut completions);
+            assert_eq!(completions.len(), 1);
+            assert_eq!(reads.load(Ordering::SeqCst), expected);
+            completions.clear();
+        }
+    }
+}

@@ -42,7 +42,7 @@ enum InFlightState {
 
 /// Names a request in flight. Never used twice in one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId(u64);
+pub struct RequestId(pub(crate) u64);
 
 /// State of one virtqueue; see [`SharedQueue`].
 #[derive(Debug, Default)]
