@@ -1,5 +1,7 @@
 //! How long a worker looks at its rings before it sleeps.
 //!
+//! worker -> **poll window**
+//!
 //! Waking a sleeping thread costs a request tens of microseconds, so a worker that expects the
 //! next request soon had better wait for it awake; one that does not must not burn a CPU, and one
 //! that shares its CPU with the driver keeps the very request away that it waits for.

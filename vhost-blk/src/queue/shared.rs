@@ -1,0 +1,138 @@
+//! Who may touch a queue when.
+//!
+//! VMM messages -> **shared queue** <- worker
+//!
+//! Invariants
+//! - the ring in guest memory is touched only under the lock, and only between
+//!   [`SharedQueue::start`] and the end of [`SharedQueue::stop`].
+//! - a change that the VMM asks for waits for one batch of requests at most.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::Queue;
+use crate::ring::RingLayout;
+
+/// A [`Queue`] shared by the worker that serves it and the thread that obeys the VMM.
+#[derive(Debug, Default)]
+pub struct SharedQueue {
+    queue: Mutex<Queue>,
+    /// Threads that wait in [`SharedQueue::control`]. A busy worker takes the lock again so soon
+    /// after letting go that nobody else would ever get it; it steps back while this is not 0.
+    controls_waiting: AtomicU32,
+    /// [`Queue::takes_requests`], readable without the lock.
+    active: AtomicBool,
+    /// The last request in flight of a stopping queue is published.
+    drained: Condvar,
+}
+
+impl SharedQueue {
+    /// May there be requests to take? A hint; [`Queue::ring`] decides.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// The queue, for the worker.
+    pub fn lock(&self) -> MutexGuard<'_, Queue> {
+        while self.controls_waiting.load(Ordering::Acquire) != 0 {
+            std::thread::yield_now();
+        }
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes [`SharedQueue::stop`] when nothing is in flight any more. The worker calls this after
+    /// it has published deferred requests.
+    pub fn note_progress(&self, queue: &Queue) {
+        if queue.stopping && queue.in_flight.is_empty() {
+            self.drained.notify_all();
+        }
+    }
+
+    /// Runs `change` between two batches of the worker.
+    fn control<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        self.controls_waiting.fetch_add(1, Ordering::AcqRel);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.controls_waiting.fetch_sub(1, Ordering::AcqRel);
+        let result = change(&mut queue);
+        self.active.store(queue.takes_requests(), Ordering::Release);
+        result
+    }
+
+    /// Where the ring lies.
+    pub fn set_layout(&self, layout: RingLayout) {
+        self.control(|queue| queue.layout = layout);
+    }
+
+    /// Was `VIRTIO_F_EVENT_IDX` negotiated?
+    pub fn set_event_idx(&self, event_idx: bool) {
+        self.control(|queue| queue.event_idx = event_idx);
+    }
+
+    /// Position in the available ring to go on from.
+    pub fn set_next_avail(&self, next_avail: u16) {
+        self.control(|queue| queue.next_avail = next_avail);
+    }
+
+    /// Position in the available ring of the first request that has no used entry.
+    pub fn next_avail(&self) -> u16 {
+        self.control(|queue| queue.next_avail)
+    }
+
+    /// Position in the used ring to go on from.
+    pub fn set_next_used(&self, next_used: u16) {
+        self.control(|queue| queue.next_used = next_used);
+    }
+
+    /// The eventfd that tells the driver about used entries.
+    pub fn set_call(&self, call: Option<File>) {
+        self.control(|queue| queue.call = call);
+    }
+
+    /// A disabled queue keeps its requests in flight but takes no new ones.
+    pub fn set_enabled(&self, enabled: bool) {
+        self.control(|queue| queue.enabled = enabled);
+    }
+
+    /// The ring is set up: requests may be taken once it is enabled too.
+    pub fn start(&self) {
+        self.control(|queue| {
+            queue.started = true;
+            queue.stopping = false;
+            queue.broken = false;
+            queue.called_at = None;
+            queue.unpublished = false;
+            queue.kicks_requested = false;
+            queue.in_flight.reserve(usize::from(queue.layout.size));
+        });
+    }
+
+    /// Takes no more requests, waits until `deadline` for those in flight, and lets go of the
+    /// ring. Requests that are still not done are abandoned: [`SharedQueue::next_avail`] steps
+    /// back to the first of them, so that it is taken again after the next start. Blocks.
+    pub fn stop(&self, deadline: Instant) {
+        self.control(|queue| queue.stopping = true);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.has_in_flight() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (queue, _) = self
+                .drained
+                .wait_timeout(queue, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let abandoned = queue.in_flight.len();
+        if abandoned > 0 {
+            log::warn!("queue stopped with {abandoned} requests in flight, left for a replay");
+        }
+        queue.in_flight.clear();
+        queue.first_id += abandoned as u64;
+        let step = u16::try_from(abandoned).unwrap_or(u16::MAX);
+        queue.next_avail = queue.next_avail.wrapping_sub(step);
+        queue.started = false;
+    }
+}
