@@ -5,7 +5,9 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+use vhost::vhost_user::message::{
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -75,6 +77,8 @@ impl Vmm {
         self.frontend
             .set_protocol_features(protocol & VhostUserProtocolFeatures::all())
             .unwrap();
+        // From here on every message is answered: what it asks for is done when it returns.
+        self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         self.frontend.set_owner().unwrap();
         self.frontend.set_features(FEATURES).unwrap();
     }

@@ -87,7 +87,8 @@ impl Daemon {
     pub(crate) fn threads(&self) -> Vec<String> {
         std::fs::read_dir(format!("/proc/{}/task", self.pid()))
             .unwrap()
-            .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
+            // A thread may end while it is looked at.
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
             .map(|name| name.trim_end().to_owned())
             .collect()
     }
