@@ -119,6 +119,11 @@ impl Vmm {
         self.next = base;
         self.set_avail_idx(base);
         self.write_u16(USED + 2, base);
+        self.resume_ring(base);
+    }
+
+    /// Sets queue 0 up again with whatever is in the ring.
+    pub(crate) fn resume_ring(&mut self, base: u16) {
         self.frontend.set_vring_num(0, RING_SIZE).unwrap();
         self.frontend.set_vring_base(0, base).unwrap();
         let addresses = VringConfigData {

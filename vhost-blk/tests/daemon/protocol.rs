@@ -113,6 +113,27 @@ fn a_ring_that_was_stopped_goes_on_where_it_was() {
 }
 
 #[test]
+fn stopping_a_busy_ring_neither_loses_nor_repeats_a_request() {
+    let (_dir, _daemon, socket, expected) = serve();
+    let mut vmm = Vmm::connect(&socket);
+    vmm.negotiate();
+    vmm.share_memory();
+    vmm.start_ring(0);
+    for _ in 0..200 {
+        for _ in 0..7 {
+            vmm.add_read(SECTOR, 4096);
+        }
+        vmm.kick();
+        let base = vmm.frontend.get_vring_base(0).unwrap();
+        assert_eq!(base, u32::from(vmm.used_idx()));
+        vmm.resume_ring(vmm.used_idx());
+        // Without a kick: what is in the ring when it starts must be seen.
+        assert_eq!(vmm.wait_until_used(), 0);
+    }
+    assert_eq!(vmm.read(SECTOR, 4096), expected);
+}
+
+#[test]
 fn a_disabled_ring_is_left_alone_until_it_is_enabled() {
     let (_dir, _daemon, socket, expected) = serve();
     let mut vmm = Vmm::connect(&socket);
