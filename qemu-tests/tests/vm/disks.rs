@@ -111,13 +111,13 @@ fn a_damaged_block_is_an_io_error_in_the_guest_and_the_rest_reads_right() -> Res
         let daemon = lab.start_daemon("damaged", &[&image])?;
         let mut vm = lab.vm("damaged").disk(daemon.socket(0)?).boot()?;
 
-        // dd puts zeros in the place of a block that cannot be read.
-        let dd = "dd if=/dev/vda bs=64k iflag=direct conv=noerror,sync 2>/run/messages";
+        // dd leaves out a block that cannot be read.
+        let dd = "dd if=/dev/vda bs=64k iflag=direct conv=noerror 2>/run/messages";
         let sum = vm.run(&format!("{dd} | sha256sum"))?;
         let errors = "dmesg | sed -n 's/.*I.O error, dev vda, sector \\([0-9]*\\) .*/\\1/p'";
         let sector: usize = vm.run(errors)?.parse().context("one bad sector")?;
         let mut bytes = fs::read(raw)?;
-        bytes[sector * 512..][..64 << 10].fill(0);
+        bytes.drain(sector * 512..sector * 512 + (64 << 10));
         assert_eq!(sum, sha256_line(&bytes));
 
         vm.kill()?;
