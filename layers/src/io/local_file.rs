@@ -3,7 +3,8 @@
 //! image -> lsmt -> zfile -> tar -> **local file**
 //!
 //! A read with [`Wait::Never`] uses `RWF_NOWAIT`: it copies from the page cache or says
-//! `Pending`, and so never waits for a disk. File systems that cannot do that are told apart at
+//! `Pending`, and so never waits for a disk. Pages that were found there lately are copied from a
+//! mapping of the file, which is cheaper ([`mapped_file`](super::mapped_file)). File systems that cannot do that are told apart at
 //! open: memory file systems are always ready, all others are always pending.
 //!
 //! Source: preadv2(2). Invariant: `size` is the size at open; a file that shrinks later gives an
@@ -12,8 +13,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::mapped_file::MappedFile;
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read_at::{Progress, ReadAt, Wait};
@@ -36,6 +39,7 @@ pub struct LocalFile {
     name: String,
     size: u64,
     nowait: Nowait,
+    mapped: Option<MappedFile>,
 }
 
 impl LocalFile {
@@ -47,7 +51,13 @@ impl LocalFile {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let fail = |source| Error::io("open file", source).in_file(&name);
-        let file = File::open(path).map_err(fail)?;
+        // O_NONBLOCK: opening a FIFO by mistake must not wait for its writer.
+        let mut options = File::options();
+        let file = options
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         let size = if metadata.is_file() {
             metadata.len()
@@ -64,11 +74,16 @@ impl LocalFile {
         };
         let nowait =
             probe_nowait(&file).map_err(|source| Error::io("read file", source).in_file(&name))?;
+        let mapped = metadata
+            .is_file()
+            .then(|| MappedFile::new(&file, size))
+            .flatten();
         Ok(Self {
             file,
             name,
             size,
             nowait,
+            mapped,
         })
     }
 
@@ -125,7 +140,7 @@ impl ReadAt for LocalFile {
         &self.name
     }
 
-    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+    fn read_at(&self, offset: u64, mut dest: Dest<'_>, wait: Wait) -> Result<Progress> {
         if offset
             .checked_add(dest.len() as u64)
             .is_none_or(|end| end > self.size)
@@ -138,13 +153,24 @@ impl ReadAt for LocalFile {
         if dest.is_empty() {
             return Ok(Progress::Done);
         }
-        match (wait, self.nowait) {
+        let mapped = self.mapped.as_ref();
+        if wait == Wait::Never
+            && mapped.is_some_and(|mapped| mapped.copy_if_seen(offset, &mut dest))
+        {
+            return Ok(Progress::Done);
+        }
+        let len = dest.len();
+        let progress = match (wait, self.nowait) {
             (Wait::UntilDone, _) | (Wait::Never, Nowait::Memory) => {
                 self.read_blocking(offset, dest)
             }
             (Wait::Never, Nowait::Kernel) => self.read_nowait(offset, dest),
             (Wait::Never, Nowait::Unknown) => Ok(Progress::Pending),
+        }?;
+        if let (Progress::Done, Some(mapped)) = (progress, mapped) {
+            mapped.note_seen(offset, len);
         }
+        Ok(progress)
     }
 }
 
@@ -238,6 +264,28 @@ mod tests {
         temp.as_file().set_len(100).unwrap();
         let error = file.read_exact_at(4096, &mut [0; 4]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_after_it_was_read_gives_an_error_not_zeros_or_a_signal() {
+        let (temp, file) = file_of(&[7; 8192]);
+        let mut buf = [0; 4];
+        file.read_exact_at(4096, &mut buf).unwrap();
+        assert_eq!(
+            file.read_at(4096, Dest::from(&mut buf[..]), Wait::Never)
+                .unwrap(),
+            Progress::Done
+        );
+        temp.as_file().set_len(100).unwrap();
+        let progress = file.read_at(4096, Dest::from(&mut buf[..]), Wait::Never);
+        assert!(
+            matches!(progress, Ok(Progress::Pending) | Err(_)),
+            "{progress:?}"
+        );
+        assert_eq!(
+            file.read_exact_at(4096, &mut buf).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! image -> lsmt -> zfile -> tar -> **io**
 
 mod extents;
+mod fault_guard;
 mod local_file;
+mod mapped_file;
 mod memory;
 
 pub use extents::next_data_extent;

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::output::OutputFile;
@@ -160,7 +160,13 @@ impl RawDisk {
     fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let fail = |source| Error::io("open raw disk", source).in_file(&name);
-        let mut file = File::open(path).map_err(fail)?;
+        let mut options = File::options();
+        // O_NONBLOCK: opening a FIFO by mistake must not wait for its writer.
+        let mut file = options
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(fail)?;
         if file.metadata().map_err(fail)?.is_dir() {
             let detail = "expected a disk image, found a directory";
             return Err(Error::new(ErrorKind::Config, "open raw disk", detail).in_file(name));
