@@ -22,8 +22,8 @@ pub struct Dest<'a> {
     _memory: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: a `Dest` is an exclusive handle on its range (it is not `Clone`, splitting gives
-// disjoint parts), like `&mut [u8]`, which is `Send`.
+// SAFETY: the range stays valid for `'a` whichever thread writes it. Other writers of shared
+// memory may interleave with ours; nothing is ever read back, so they change only the bytes.
 unsafe impl Send for Dest<'_> {}
 
 impl<'a> From<&'a mut [u8]> for Dest<'a> {

@@ -91,12 +91,6 @@ impl Error {
         self.0.kind
     }
 
-    /// The operation that failed.
-    #[must_use]
-    pub fn op(&self) -> &'static str {
-        self.0.op
-    }
-
     /// Byte offset inside the named file, when known.
     #[must_use]
     pub fn offset(&self) -> Option<u64> {

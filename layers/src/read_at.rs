@@ -10,7 +10,7 @@
 use std::fmt;
 
 use crate::dest::Dest;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// May the read block the calling thread?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,20 @@ pub enum Progress {
     /// Only with [`Wait::Never`]: the bytes are not in memory. The destination may hold part of
     /// them; repeat the whole read with [`Wait::UntilDone`] on a thread that may block.
     Pending,
+}
+
+impl Progress {
+    /// The end of a blocking read.
+    pub(crate) fn expect_done(self, op: &'static str) -> Result<()> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Pending => Err(Error::new(
+                ErrorKind::Io,
+                op,
+                "a blocking read came back without its bytes",
+            )),
+        }
+    }
 }
 
 /// A file-like source of immutable bytes that many threads read at once.
@@ -52,8 +66,9 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`ReadAt::read_at`].
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        match self.read_at(offset, Dest::from(buf), Wait::UntilDone)? {
-            Progress::Done | Progress::Pending => Ok(()),
-        }
+        let progress = self.read_at(offset, Dest::from(buf), Wait::UntilDone)?;
+        progress
+            .expect_done("read file")
+            .map_err(|error| error.in_file(self.name()).at(offset))
     }
 }

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::json::{self, UnknownKeys};
-use crate::error::{Error, ErrorKind, Result};
-use crate::limits::LAYERS_MAX;
+use crate::error::Result;
 
 const OP: &str = "read image config";
 
@@ -24,8 +23,8 @@ pub struct ImageConfig {
     pub upper: UpperConfig,
     /// Where `success` or `failed:<message>` goes after an open.
     pub result_file: PathBuf,
-    /// Replaces the service config's `download` as a whole.
-    pub download: Option<DownloadConfig>,
+    /// Background download: read by those who fetch layers.
+    download: serde::de::IgnoredAny,
     /// The last lower only carries a prefetch trace.
     pub acceleration_layer: bool,
     /// Prefetch trace to record or replay.
@@ -78,49 +77,14 @@ impl UpperConfig {
     }
 }
 
-/// Background download of whole blobs.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DownloadConfig {
-    /// Off by default.
-    pub enable: bool,
-    /// Seconds before it starts.
-    pub delay: u64,
-    /// Most seconds of random extra delay.
-    pub delay_extra: u64,
-    /// MiB per second; 0 is no limit.
-    #[serde(rename = "maxMBps")]
-    pub max_mbps: u64,
-    /// Attempts for each layer.
-    pub try_cnt: u32,
-    /// Bytes of one request.
-    pub block_size: u64,
-}
-
-impl Default for DownloadConfig {
-    fn default() -> Self {
-        Self {
-            enable: false,
-            delay: 300,
-            delay_extra: 30,
-            max_mbps: 100,
-            try_cnt: 5,
-            block_size: 262_144,
-        }
-    }
-}
-
 impl ImageConfig {
     /// Reads and checks a config file. Blocking.
     ///
     /// # Errors
-    /// `NotFound` or `Io` when it cannot be read; `Config` when it is not valid JSON, has values of
-    /// the wrong type, or too many layers.
+    /// `NotFound` or `Io` when it cannot be read; `Config` when it is not valid JSON or has values
+    /// of the wrong type.
     pub fn load(path: &Path) -> Result<Self> {
         let config: Self = json::read(OP, path)?;
-        config
-            .checked()
-            .map_err(|error| error.in_file(path.display().to_string()))?;
         json::log_unknown(&path.display().to_string(), &config.all_unknown());
         Ok(config)
     }
@@ -130,17 +94,7 @@ impl ImageConfig {
     /// # Errors
     /// `Config` as in [`ImageConfig::load`].
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let config: Self = json::parse(OP, text)?;
-        config.checked()?;
-        Ok(config)
-    }
-
-    fn checked(&self) -> Result<()> {
-        if self.lowers.len() > LAYERS_MAX {
-            let detail = format!("{} lowers, at most {LAYERS_MAX} allowed", self.lowers.len());
-            return Err(Error::new(ErrorKind::Config, OP, detail));
-        }
-        Ok(())
+        json::parse(OP, text)
     }
 
     fn all_unknown(&self) -> UnknownKeys {
@@ -157,19 +111,18 @@ impl ImageConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn what_the_snapshotter_writes_is_read() {
         let text = br#"{"repoBlobUrl":"https://r/v2/x/blobs","lowers":[{"digest":"sha256:0",
             "size":5,"dir":"/d"},{"file":"/f"}],"upper":{"vsize":64},"resultFile":"/r/init-debug.log",
-            "download":{"maxMBps":7}, "hogwash": [1,2]}"#;
+            "download":{"maxMBps":-1}, "hogwash": [1,2]}"#;
         let config = ImageConfig::parse(text).unwrap();
         assert_eq!(config.lowers.len(), 2);
         assert_eq!(config.lowers[0].digest, "sha256:0");
         assert_eq!(config.lowers[1].file, Path::new("/f"));
         assert!(!config.upper.is_present());
-        assert_eq!(config.download.as_ref().unwrap().max_mbps, 7);
-        assert_eq!(config.download.as_ref().unwrap().delay, 300);
         assert_eq!(config.all_unknown().keys().collect::<Vec<_>>(), ["hogwash"]);
     }
 
@@ -186,17 +139,6 @@ mod tests {
             let error = ImageConfig::parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{text:?}");
         }
-    }
-
-    #[test]
-    fn two_hundred_and_fifty_six_lowers_are_too_many() {
-        let lowers = vec![r#"{"file":"/x"}"#; 256].join(",");
-        let error =
-            ImageConfig::parse(format!(r#"{{"lowers":[{lowers}]}}"#).as_bytes()).unwrap_err();
-        assert!(
-            error.to_string().contains("256 lowers, at most 255"),
-            "{error}"
-        );
     }
 
     #[test]

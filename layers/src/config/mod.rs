@@ -6,5 +6,5 @@ mod image;
 mod json;
 mod service;
 
-pub use image::{DownloadConfig, ImageConfig, LowerConfig, UpperConfig};
+pub use image::{ImageConfig, LowerConfig, UpperConfig};
 pub use service::ServiceConfig;

@@ -10,13 +10,13 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::json::{self, UnknownKeys};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 
 const OP: &str = "read service config";
 const DEFAULT_PATH: &str = "/etc/overlaybd/overlaybd.json";
 
 /// Keys that mean something to the C++ daemon; anything else is logged once.
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 20] = [
     "auditPath",
     "cacheConfig",
     "cacheType",
@@ -36,6 +36,7 @@ const KNOWN: [&str; 19] = [
     "registryCacheSizeGB",
     "registryFsVersion",
     "serviceConfig",
+    "userAgent",
 ];
 
 /// Checked settings.
@@ -99,7 +100,7 @@ impl ServiceConfig {
             &name,
             &unknown.map(|(key, value)| (key.clone(), *value)).collect(),
         );
-        raw.check().map_err(|error| error.in_file(name))
+        Ok(raw.check())
     }
 
     /// Parses and checks JSON text.
@@ -107,12 +108,12 @@ impl ServiceConfig {
     /// # Errors
     /// `Config`.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        json::parse::<Raw>(OP, text)?.check()
+        Ok(json::parse::<Raw>(OP, text)?.check())
     }
 }
 
 impl Raw {
-    fn check(&self) -> Result<ServiceConfig> {
+    fn check(&self) -> ServiceConfig {
         // The new block counts only when it names a file, as in the C++ daemon.
         let new = self
             .log_config
@@ -122,12 +123,9 @@ impl Raw {
             Some(log) => log.log_level,
             None => self.log_level,
         };
-        let log_level = log_level.unwrap_or(1);
-        if log_level > 3 {
-            let detail = format!("logLevel is {log_level}, expected 0 (debug) to 3 (error)");
-            return Err(Error::new(ErrorKind::Config, OP, detail));
+        ServiceConfig {
+            log_level: log_level.unwrap_or(1).min(3),
         }
-        Ok(ServiceConfig { log_level })
     }
 }
 
@@ -148,13 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_log_level_is_refused() {
-        let error = ServiceConfig::parse(br#"{"logLevel":9}"#).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("expected 0 (debug) to 3 (error)"),
-            "{error}"
+    fn a_level_above_error_logs_errors() {
+        assert_eq!(
+            ServiceConfig::parse(br#"{"logLevel":9}"#)
+                .unwrap()
+                .log_level,
+            3
         );
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn open_lower(
         .map_err(|error| OpenFailure::new(format!("failed to open layer {number}"), error))
 }
 
-/// The first of the lower's local files that exists.
+/// The first of the lower's local files that exists, or that may exist where it cannot be seen.
 #[must_use]
 pub fn lower_path(lower: &LowerConfig) -> Option<PathBuf> {
     let named = (!lower.file.as_os_str().is_empty()).then(|| lower.file.clone());
@@ -62,7 +62,10 @@ pub fn lower_path(lower: &LowerConfig) -> Option<PathBuf> {
         .iter()
         .filter(|_| has_dir)
         .map(|name| lower.dir.join(name));
-    named.into_iter().chain(in_dir).find(|path| path.exists())
+    named
+        .into_iter()
+        .chain(in_dir)
+        .find(|path| path.try_exists().unwrap_or(true))
 }
 
 fn not_local(config: &ImageConfig, lower: &LowerConfig, number: usize) -> OpenFailure {

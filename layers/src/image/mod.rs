@@ -14,12 +14,13 @@ mod open;
 mod result_file;
 
 pub use lower::lower_path;
+pub use open::layer_configs;
 
 use std::path::Path;
 
 use crate::config::{ImageConfig, ServiceConfig};
 use crate::dest::Dest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::lsmt::{SealedLayer, Stack, Uuid};
 use crate::read_at::{Progress, Wait};
 
@@ -44,10 +45,11 @@ impl Image {
         let config = ImageConfig::load(config_path)?;
         let name = config_path.display().to_string();
         let opened = open::open_image(&config, service);
-        let written = result_file::write(&config.result_file, &opened);
-        let image = opened.map_err(|failure| failure.into_error().in_file(&name))?;
-        written?;
-        Ok(image)
+        if let Err(error) = result_file::write(&config.result_file, &opened) {
+            // Whoever waits for the file will not see it, but the disk itself is right.
+            log::warn!("{error}");
+        }
+        opened.map_err(|failure| failure.into_error().in_file(&name))
     }
 
     /// As [`Image::open`] for a config that was already read; writes no result file.
@@ -112,14 +114,8 @@ impl Image {
     /// # Errors
     /// As [`Image::read_at`].
     pub fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        match self.read_at(offset, Dest::from(buf), Wait::UntilDone)? {
-            Progress::Done => Ok(()),
-            Progress::Pending => Err(Error::new(
-                ErrorKind::Io,
-                "read image",
-                "a blocking read did not finish",
-            )),
-        }
+        self.read_at(offset, Dest::from(buf), Wait::UntilDone)?
+            .expect_done("read image")
     }
 }
 

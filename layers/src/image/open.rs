@@ -11,7 +11,7 @@ use super::Image;
 use super::lower::open_lower;
 use crate::config::{ImageConfig, LowerConfig, ServiceConfig};
 use crate::error::{Error, ErrorKind};
-use crate::limits::PARALLEL_OPENS_MAX;
+use crate::limits::{LAYERS_MAX, PARALLEL_OPENS_MAX};
 use crate::lsmt::SealedLayer;
 
 /// A failed open: the words for the result file, and the error itself.
@@ -52,7 +52,8 @@ pub(super) fn open_image(
 }
 
 /// The lowers that hold data: an acceleration layer on top only carries a trace.
-fn layer_configs(config: &ImageConfig) -> &[LowerConfig] {
+#[must_use]
+pub fn layer_configs(config: &ImageConfig) -> &[LowerConfig] {
     match (config.acceleration_layer, config.lowers.split_last()) {
         (true, Some((_trace, lowers))) => lowers,
         _ => &config.lowers,
@@ -66,7 +67,14 @@ fn check_supported(config: &ImageConfig) -> Result<(), OpenFailure> {
             Error::new(kind, "open image", detail),
         ))
     };
-    if config.lowers.is_empty() {
+    let count = layer_configs(config).len();
+    if count > LAYERS_MAX {
+        return refuse(
+            ErrorKind::Config,
+            &format!("{count} lowers, at most {LAYERS_MAX} allowed"),
+        );
+    }
+    if count == 0 {
         return refuse(
             ErrorKind::Config,
             "the config names no layer: lowers is empty",
@@ -104,7 +112,8 @@ fn open_lowers(
     };
     std::thread::scope(|scope| {
         for _ in 1..lowers.len().min(PARALLEL_OPENS_MAX) {
-            scope.spawn(open_some);
+            // Without this thread the others do its part.
+            drop(std::thread::Builder::new().spawn_scoped(scope, open_some));
         }
         open_some();
     });

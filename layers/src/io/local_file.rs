@@ -50,34 +50,13 @@ impl LocalFile {
     /// another thing that cannot be read at an offset.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let fail = |source| Error::io("open file", source).in_file(&name);
-        // O_NONBLOCK: opening a FIFO by mistake must not wait for its writer.
-        let mut options = File::options();
-        let file = options
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(fail)?;
-        let metadata = file.metadata().map_err(fail)?;
-        let size = if metadata.is_file() {
-            metadata.len()
-        } else if is_block_device(&metadata) {
-            io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(fail)?
-        } else {
-            let what = if metadata.is_dir() {
-                "a directory"
-            } else {
-                "not a regular file"
-            };
-            let detail = format!("expected a regular file or block device, found {what}");
-            return Err(Error::new(ErrorKind::Config, "open file", detail).in_file(name));
-        };
+        let (file, size) = open_with_size(path)?;
         let nowait =
             probe_nowait(&file).map_err(|source| Error::io("read file", source).in_file(&name))?;
-        let mapped = metadata
-            .is_file()
-            .then(|| MappedFile::new(&file, size))
-            .flatten();
+        if nowait == Nowait::Unknown {
+            log::info!("{name}: its file system cannot say what is in memory: reads take longer");
+        }
+        let mapped = MappedFile::new(&file, size);
         Ok(Self {
             file,
             name,
@@ -174,6 +153,37 @@ impl ReadAt for LocalFile {
     }
 }
 
+/// Opens a regular file or block device for reading and tells its size in bytes.
+///
+/// # Errors
+/// As [`LocalFile::open`].
+pub fn open_with_size(path: &Path) -> Result<(File, u64)> {
+    let name = path.display().to_string();
+    let fail = |source| Error::io("open file", source).in_file(&name);
+    // O_NONBLOCK: opening a FIFO by mistake must not wait for its writer.
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
+    if metadata.is_file() {
+        return Ok((file, metadata.len()));
+    }
+    if is_block_device(&metadata) {
+        let size = io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(fail)?;
+        return Ok((file, size));
+    }
+    let what = if metadata.is_dir() {
+        "a directory"
+    } else {
+        "something else"
+    };
+    let detail = format!("expected a regular file or block device, found {what}");
+    Err(Error::new(ErrorKind::Config, "open file", detail).in_file(name))
+}
+
 fn is_block_device(metadata: &std::fs::Metadata) -> bool {
     std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type())
 }
@@ -228,7 +238,8 @@ mod tests {
     use super::*;
 
     fn file_of(bytes: &[u8]) -> (tempfile::NamedTempFile, LocalFile) {
-        let temp = tempfile::NamedTempFile::new().unwrap();
+        // Next to the build: a temporary directory may be on a file system without RWF_NOWAIT.
+        let temp = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         std::fs::write(temp.path(), bytes).unwrap();
         let file = LocalFile::open(temp.path()).unwrap();
         (temp, file)
@@ -241,10 +252,8 @@ mod tests {
         let progress = file
             .read_at(3, Dest::from(&mut buf[..]), Wait::Never)
             .unwrap();
-        if file.nowait != Nowait::Unknown {
-            assert_eq!(progress, Progress::Done);
-            assert_eq!(&buf, b"3456");
-        }
+        assert_eq!(progress, Progress::Done);
+        assert_eq!(&buf, b"3456");
         file.read_exact_at(6, &mut buf).unwrap();
         assert_eq!(&buf, b"6789");
     }

@@ -9,5 +9,5 @@ mod mapped_file;
 mod memory;
 
 pub use extents::next_data_extent;
-pub use local_file::LocalFile;
+pub use local_file::{LocalFile, open_with_size};
 pub use memory::MemoryFile;

@@ -3,8 +3,8 @@
 //! image -> **lsmt index file** (at open only, no I/O)
 //!
 //! Rules, each broken one named with its entry:
-//! - padding entries are dropped wherever they stand.
-//! - what is left is sorted and disjoint, and no entry is empty.
+//! - padding entries are dropped wherever they stand; entries of length 0 once they are checked.
+//! - what is left is sorted and disjoint.
 //! - data lies inside `[8, index_offset / 512)`; a zeroed entry's moffset may also be the end.
 //! - tags on disk (merged layers carry them) are cleared.
 //!
@@ -38,7 +38,9 @@ pub fn parse_entries(bytes: &[u8], index_offset_bytes: u64) -> Result<Vec<Mappin
             Error::corrupt(OP, format!("entry {number}: {broken}")).at(place)
         })?;
         previous_end = mapping.end();
-        mappings.push(mapping);
+        if mapping.sectors() > 0 {
+            mappings.push(mapping);
+        }
     }
     mappings.shrink_to_fit();
     Ok(mappings)
@@ -50,9 +52,6 @@ fn check_entry(
     data_end_sector: u64,
 ) -> std::result::Result<(), String> {
     let (offset, sectors, moffset) = (mapping.offset(), mapping.sectors(), mapping.moffset());
-    if sectors == 0 {
-        return Err(format!("sector {offset} has length 0"));
-    }
     if mapping.end() > SECTOR_INVALID {
         return Err(format!(
             "{sectors} sectors at {offset} pass the largest address"
@@ -67,7 +66,8 @@ fn check_entry(
     let inside = if mapping.is_zeroed() {
         (DATA_FIRST_SECTOR..=data_end_sector).contains(&moffset)
     } else {
-        moffset >= DATA_FIRST_SECTOR && moffset + sectors <= data_end_sector
+        let end = moffset + sectors;
+        moffset >= DATA_FIRST_SECTOR && end > DATA_FIRST_SECTOR && end <= data_end_sector
     };
     // `trimmed` advances the moffset inside its 55 bits.
     if !inside || moffset > BLOB_SECTOR_MAX - sectors {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn unsorted_overlapping_and_empty_entries_are_named() {
+    fn unsorted_and_overlapping_entries_are_named() {
         let unsorted = parse(&[Mapping::data(8, 8, 8, 0), Mapping::data(0, 8, 16, 0)]);
         let text = unsorted.unwrap_err().to_string();
         assert!(
@@ -133,8 +133,13 @@ mod tests {
         );
         let overlapping = parse(&[Mapping::data(0, 8, 8, 0), Mapping::data(7, 8, 16, 0)]);
         assert!(overlapping.is_err());
+    }
+
+    #[test]
+    fn an_entry_of_length_0_is_dropped_but_an_all_zero_one_is_refused() {
         let mut empty = [0_u8; ENTRY_BYTES];
-        empty[8] = 8;
         assert!(parse_entries(&empty, INDEX_AT).is_err());
+        empty[8] = 9;
+        assert_eq!(parse_entries(&empty, INDEX_AT).unwrap(), []);
     }
 }

@@ -32,20 +32,6 @@ pub struct SectorRange {
     pub end: u64,
 }
 
-impl SectorRange {
-    /// Number of sectors.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.end.saturating_sub(self.start)
-    }
-
-    /// True when no sector is in the range.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.start >= self.end
-    }
-}
-
 /// A packed index entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mapping {

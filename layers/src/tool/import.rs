@@ -5,13 +5,13 @@
 //! Holes and blocks of 4 KiB that hold only zeros are left out: they read as zeros anyway.
 
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::io::{BufWriter, Seek, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use super::output::OutputFile;
-use crate::error::{Error, ErrorKind, Result};
-use crate::io::next_data_extent;
+use crate::error::{Error, Result};
+use crate::io::{next_data_extent, open_with_size};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::{LayerBuilder, LayerOptions, LayerSummary, Uuid};
 use crate::tar::TarWriter;
@@ -159,19 +159,7 @@ struct RawDisk {
 impl RawDisk {
     fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let fail = |source| Error::io("open raw disk", source).in_file(&name);
-        let mut options = File::options();
-        // O_NONBLOCK: opening a FIFO by mistake must not wait for its writer.
-        let mut file = options
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(fail)?;
-        if file.metadata().map_err(fail)?.is_dir() {
-            let detail = "expected a disk image, found a directory";
-            return Err(Error::new(ErrorKind::Config, "open raw disk", detail).in_file(name));
-        }
-        let bytes = file.seek(SeekFrom::End(0)).map_err(fail)?;
+        let (file, bytes) = open_with_size(path)?;
         Ok(Self { file, name, bytes })
     }
 

@@ -7,12 +7,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::latency::Latencies;
+use hdrhistogram::Histogram;
+
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::limits::SECTOR_BYTES;
 use crate::read_at::{Progress, Wait};
+
+const OP: &str = "run load";
+
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// Where the next read goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub struct LoadOptions {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LoadReport {
     /// Reads done by all threads.
     pub reads: u64,
@@ -45,8 +50,30 @@ pub struct LoadReport {
     pub pending: u64,
     /// Wall time of the slowest thread.
     pub elapsed: Duration,
-    /// How long single reads took.
-    pub latencies: Latencies,
+    /// How long single reads took, in nanoseconds.
+    pub latencies: Histogram<u64>,
+}
+
+impl LoadReport {
+    fn new() -> Result<Self> {
+        // 1 ns to a minute, three digits; longer ones count as a minute.
+        let latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
+            .map_err(|error| Error::new(ErrorKind::Config, OP, error.to_string()))?;
+        Ok(Self {
+            reads: 0,
+            pending: 0,
+            elapsed: Duration::ZERO,
+            latencies,
+        })
+    }
+
+    fn add(&mut self, other: &Self) -> Result<()> {
+        self.reads += other.reads;
+        self.pending += other.pending;
+        self.elapsed = self.elapsed.max(other.elapsed);
+        let added = self.latencies.add(&other.latencies);
+        added.map_err(|error| Error::new(ErrorKind::Config, OP, error.to_string()))
+    }
 }
 
 /// Runs the load. Blocks for the whole duration.
@@ -61,26 +88,21 @@ pub fn run_load(image: &Image, options: LoadOptions) -> Result<LoadReport> {
             scope.spawn(move || one_thread(image, options, places, thread))
         };
         let threads: Vec<_> = (0..options.threads.max(1)).map(run).collect();
-        let panicked = || Err(Error::new(ErrorKind::Io, "run load", "a thread panicked"));
+        let panicked = || Err(Error::new(ErrorKind::Io, OP, "a thread panicked"));
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| panicked()))
             .collect()
     });
-    let mut total = LoadReport::default();
+    let mut total = LoadReport::new()?;
     for result in results {
-        let one = result?;
-        total.reads += one.reads;
-        total.pending += one.pending;
-        total.elapsed = total.elapsed.max(one.elapsed);
-        total.latencies.merge(&one.latencies);
+        total.add(&result?)?;
     }
     Ok(total)
 }
 
 /// Every place, as a multiple of the read size, where some data lies.
 fn places_with_data(image: &Image, size_bytes: usize) -> Result<Vec<u32>> {
-    const OP: &str = "prepare load";
     let size = size_bytes as u64;
     if size == 0 || !size.is_multiple_of(SECTOR_BYTES) {
         let detail = format!("read size {size_bytes} is no multiple of {SECTOR_BYTES}");
@@ -113,7 +135,7 @@ fn one_thread(
     places: &[u32],
     thread: usize,
 ) -> Result<LoadReport> {
-    let mut report = LoadReport::default();
+    let mut report = LoadReport::new()?;
     let mut buf = vec![0; options.size_bytes];
     let mut random = Random::new(thread as u64);
     // Sequential threads start at different places.
@@ -136,7 +158,8 @@ fn one_thread(
             image.read_exact_at(offset, &mut buf)?;
         }
         let now = Instant::now();
-        report.latencies.record(now - before);
+        let nanos = u64::try_from((now - before).as_nanos()).unwrap_or(LATENCY_NS_MAX);
+        report.latencies.saturating_record(nanos);
         report.reads += 1;
         report.elapsed = now - begin;
         before = now;

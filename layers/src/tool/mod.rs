@@ -7,7 +7,6 @@
 mod export;
 mod import;
 mod inspect;
-mod latency;
 mod load;
 mod output;
 mod verify;
@@ -15,7 +14,6 @@ mod verify;
 pub use export::{ExportSummary, export};
 pub use import::{ImportOptions, ImportSummary, import};
 pub use inspect::{FileInfo, LayerInfo, TarInfo, ZFileInfo, inspect};
-pub use latency::Latencies;
 pub use load::{LoadMode, LoadOptions, LoadReport, run_load};
 pub use output::OutputFile;
 pub use verify::{FileReport, verify_config, verify_file};

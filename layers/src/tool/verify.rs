@@ -5,7 +5,7 @@ use std::path::Path;
 use super::inspect::starts_a_layer;
 use crate::config::{ImageConfig, ServiceConfig};
 use crate::error::{Error, Result};
-use crate::image::{Image, lower_path};
+use crate::image::{Image, layer_configs, lower_path};
 use crate::io::LocalFile;
 use crate::lsmt::SealedLayer;
 use crate::read_at::ReadAt;
@@ -36,55 +36,58 @@ impl FileReport {
         self.fault_count == 0
     }
 
+    fn new(path: &Path) -> Self {
+        Self {
+            name: path.display().to_string(),
+            faults: Vec::new(),
+            fault_count: 0,
+            checked_bytes: 0,
+            has_checksums: false,
+        }
+    }
+
     fn add(&mut self, error: Error) {
         self.fault_count += 1;
-        self.faults.push(error);
+        self.faults.push(error.in_file(&self.name));
     }
 }
 
 /// Verifies one layer file or bare zfile. `report` is told the bytes read so far and in all.
 /// Blocking. What is wrong is part of the result, not an error.
 pub fn verify_file(path: &Path, report: &mut dyn FnMut(u64, u64)) -> FileReport {
-    let mut found = FileReport {
-        name: path.display().to_string(),
-        faults: Vec::new(),
-        fault_count: 0,
-        checked_bytes: 0,
-        has_checksums: false,
-    };
+    let mut found = FileReport::new(path);
     if let Err(error) = verify_stages(path, &mut found, report) {
-        found.add(error.in_file(path.display().to_string()));
+        found.add(error);
     }
     found
 }
 
-/// Verifies each local layer of an image, then that they stack.
-///
-/// # Errors
-/// Those of reading the config.
+/// Verifies each local layer of an image, then that they stack. Blocking.
 pub fn verify_config(
     path: &Path,
     service: &ServiceConfig,
     report: &mut dyn FnMut(u64, u64),
-) -> Result<Vec<FileReport>> {
-    let config = ImageConfig::load(path)?;
-    let paths = config.lowers.iter().filter_map(lower_path);
-    let mut reports: Vec<_> = paths.map(|layer| verify_file(&layer, report)).collect();
-    if let Err(error) = Image::open_layers(&config, service) {
-        let name = path.display().to_string();
-        let known = reports.iter().any(|report| !report.is_sound());
-        // A layer that does not open was reported with its file.
-        if !known {
-            reports.push(FileReport {
-                faults: vec![error.in_file(&name)],
-                name,
-                fault_count: 1,
-                checked_bytes: 0,
-                has_checksums: false,
-            });
+) -> Vec<FileReport> {
+    let mut whole = FileReport::new(path);
+    let config = match ImageConfig::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            whole.add(error);
+            return vec![whole];
         }
+    };
+    let paths = layer_configs(&config).iter().filter_map(lower_path);
+    let mut reports: Vec<_> = paths.map(|layer| verify_file(&layer, report)).collect();
+    let all_here = reports.len() == layer_configs(&config).len();
+    // A layer that is damaged was reported with its file; opening would only repeat that.
+    if !all_here || reports.iter().all(FileReport::is_sound) {
+        match Image::open_layers(&config, service) {
+            Ok(_) => return reports,
+            Err(error) => whole.add(error),
+        }
+        reports.push(whole);
     }
-    Ok(reports)
+    reports
 }
 
 fn verify_stages(

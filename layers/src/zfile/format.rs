@@ -16,6 +16,8 @@
 //! flags are too, it is refused as unsupported; in older records it may be garbage and is ignored.
 //! A dictionary is treated alike: its length is honoured as an offset, its use is refused.
 //!
+//! The C++ reader does not check the trailer's digest; this one does, when it is meant.
+//!
 //! Invariants of a decoded [`Record`]
 //! - `block_bytes` is a power of two from 4096 to 65536.
 //! - `block_count` is exactly `original_bytes / block_bytes`, rounded up, and within its limit.
@@ -50,7 +52,7 @@ const FLAG_HEADER_FINAL: u64 = 1 << 3;
 const FLAG_CHECKSUMS: u64 = 1 << 4;
 const FLAG_INDEX_COMPRESSED: u64 = 1 << 5;
 
-const OP: &str = "read zfile header";
+const OP: &str = "read zfile header or trailer";
 
 /// How the blocks of a zfile are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,7 +169,7 @@ pub(crate) fn identify(bytes: &[u8; RECORD_BYTES]) -> Result<Option<Flags>> {
         let stored = u32::from_le_bytes(field(bytes, DIGEST_OFFSET));
         let computed = digest(bytes);
         if stored != computed {
-            let detail = format!("digest {stored:#010x}, expected {computed:#010x}");
+            let detail = format!("digest: stored {stored:#010x}, computed {computed:#010x}");
             return Err(Error::corrupt(OP, detail));
         }
     }
@@ -249,9 +251,7 @@ impl Record {
 
     fn check_block_size(&self) -> Result<()> {
         let bytes = self.block_bytes;
-        if (ZFILE_BLOCK_BYTES_MIN..=ZFILE_BLOCK_BYTES_MAX).contains(&bytes)
-            && bytes.is_power_of_two()
-        {
+        if is_block_size(bytes) {
             return Ok(());
         }
         let detail = format!(
@@ -486,12 +486,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_digest_says_what_was_expected() {
+    fn a_wrong_digest_says_what_was_stored_and_what_computed() {
         let mut bytes = record().encode(Role::Trailer);
         bytes[511] = 1;
         let text = identify(&bytes).unwrap_err().to_string();
         assert!(
-            text.contains("digest 0x") && text.contains("expected 0x"),
+            text.contains("digest: stored 0x") && text.contains("computed 0x"),
             "{text}"
         );
     }

@@ -68,7 +68,7 @@ impl JumpTable {
         }
         match record.index_crc {
             Some(stored) if stored != crc => {
-                let detail = format!("checksum {crc:#010x}, expected {stored:#010x}");
+                let detail = format!("checksum: stored {stored:#010x}, computed {crc:#010x}");
                 Err(Error::corrupt(OP, detail).at(record.index_offset))
             }
             _ => Ok(table),
@@ -262,7 +262,7 @@ mod tests {
         let (source, mut record) = file_of(&[100; 10]);
         record.index_crc = record.index_crc.map(|crc| crc ^ 1);
         let error = JumpTable::load(&source, &record).unwrap_err();
-        assert!(error.to_string().contains("checksum 0x"), "{error}");
+        assert!(error.to_string().contains("checksum: stored 0x"), "{error}");
         assert_eq!(error.offset(), Some(record.index_offset));
         record.index_crc = None;
         assert!(JumpTable::load(&source, &record).is_ok());

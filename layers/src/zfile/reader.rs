@@ -30,6 +30,8 @@ const CRC_BYTES: usize = 4;
 #[derive(Debug)]
 pub struct ZFile {
     source: Box<dyn ReadAt>,
+    /// What stages above call the decoded bytes: their offsets are not those of the source.
+    name: String,
     jump_table: JumpTable,
     original_bytes: u64,
     block_shift: u32,
@@ -70,6 +72,7 @@ impl ZFile {
     pub fn open(source: Box<dyn ReadAt>) -> Result<Self> {
         match read_tables(&*source) {
             Ok((record, is_header_final, jump_table)) => Ok(Self {
+                name: format!("{} (decompressed)", source.name()),
                 source,
                 jump_table,
                 original_bytes: record.original_bytes,
@@ -187,7 +190,7 @@ impl ZFile {
         let expected = u32::from_le_bytes(*crc);
         let computed = checksum::of_block(compressed);
         if computed != expected {
-            let detail = format!("checksum {computed:#010x}, expected {expected:#010x}");
+            let detail = format!("checksum: stored {expected:#010x}, computed {computed:#010x}");
             return Err(self.corrupt(block, &detail));
         }
         Ok(compressed)
@@ -327,7 +330,7 @@ impl ReadAt for ZFile {
     }
 
     fn name(&self) -> &str {
-        self.source.name()
+        &self.name
     }
 
     fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {

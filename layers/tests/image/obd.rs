@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use layers::Image;
+use layers::config::ServiceConfig;
+
 use crate::support::{config_over, layer_bytes, pattern, vector};
 
 fn obd(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
@@ -52,7 +55,10 @@ impl Scene {
         obd(&[&"export", &config, &self.path("out.raw")])
     }
 
+    /// What the daemon tells the snapshotter about the image of `config_over`.
     fn result(&self) -> String {
+        let config = self.path("config.v1.json");
+        drop(Image::open(&config, &ServiceConfig::default()));
         std::fs::read_to_string(self.path("result")).unwrap()
     }
 }
@@ -169,6 +175,61 @@ fn a_missing_layer_is_named_and_the_result_file_says_so() {
 }
 
 #[test]
+fn tools_leave_the_result_file_alone() {
+    let scene = Scene::new();
+    let config = config_over(scene.dir.path(), &[scene.file("layer", &plain_layer())]);
+    scene.file("result", b"precious");
+    assert!(scene.export(&config).status.success());
+    assert!(
+        obd(&[&"bench", &config, &"--seconds", &"1"])
+            .status
+            .success()
+    );
+    assert_eq!(std::fs::read(scene.path("result")).unwrap(), b"precious");
+}
+
+#[test]
+fn a_fifo_is_refused_at_once() {
+    let scene = Scene::new();
+    let fifo = scene.path("fifo");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let words = [
+        "open file",
+        "fifo",
+        "expected a regular file or block device",
+    ];
+    assert_fails(&obd(&[&"info", &fifo]), &words);
+    assert_fails(&obd(&[&"import", &fifo, &scene.path("o")]), &words);
+    assert_fails(
+        &obd(&[&"import", &"/dev/null", &scene.path("o")]),
+        &["/dev/null", "expected a"],
+    );
+}
+
+#[test]
+fn verify_reports_every_file_though_one_is_no_config() {
+    let scene = Scene::new();
+    let bad = scene.file("bad.json", b"{");
+    let output = obd(&[&"verify", &vector("native/layer0.obd"), &bad]);
+    assert_fails(
+        &output,
+        &[
+            "layer0.obd: sound",
+            "bad.json: DAMAGED",
+            "not a valid config",
+        ],
+    );
+    let config = config_over(scene.dir.path(), &[scene.path("gone")]);
+    assert_fails(&obd(&[&"verify", &config]), &["gone", "does not exist"]);
+}
+
+#[test]
 fn a_missing_config_is_named() {
     let scene = Scene::new();
     let output = scene.export(&scene.path("no.json"));
@@ -269,22 +330,17 @@ fn what_later_versions_will_do_is_refused_in_words() {
 fn a_layer_cut_short_anywhere_is_refused() {
     let scene = Scene::new();
     let bytes = plain_layer();
-    for len in [
-        0,
-        1,
-        511,
-        4095,
-        4096,
-        8191,
-        8192,
-        12288,
-        bytes.len() - 4096,
-        bytes.len() - 1,
-    ] {
-        assert_fails(
-            &scene.export_layer(&bytes[..len]),
-            &["layer", "layer0"].map(|_| "layer"),
+    for len in [0, 1, 511, 4095, 4096, 8191] {
+        let words = ["open layer", "too few for a header and a trailer"];
+        assert_fails(&scene.export_layer(&bytes[..len]), &words);
+        assert_eq!(
+            scene.result(),
+            "failed:failed to open layer 0",
+            "{len} bytes"
         );
+    }
+    for len in [8192, 12288, bytes.len() - 4096, bytes.len() - 1] {
+        assert_fails(&scene.export_layer(&bytes[..len]), &["read layer trailer"]);
         assert_eq!(
             scene.result(),
             "failed:failed to open layer 0",
@@ -380,7 +436,7 @@ fn an_existing_output_is_kept_without_force() {
 fn import_of_nothing_sensible_is_refused() {
     let scene = Scene::new();
     let missing = obd(&[&"import", &scene.path("gone"), &scene.path("o")]);
-    assert_fails(&missing, &["open raw disk", "gone", "No such file"]);
+    assert_fails(&missing, &["open file", "gone", "No such file"]);
     let directory = obd(&[&"import", &scene.dir.path(), &scene.path("o")]);
     assert_fails(&directory, &["found a directory"]);
     let nowhere = obd(&[

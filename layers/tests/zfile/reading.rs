@@ -111,10 +111,10 @@ fn a_damaged_block_is_named_with_its_offset_and_both_checksums() {
     assert_eq!(error.offset(), Some(512));
     let text = error.to_string();
     assert!(
-        text.starts_with("read zfile block: memory at byte 512: block 0: checksum 0x"),
+        text.starts_with("read zfile block: memory at byte 512: block 0: checksum: stored 0x"),
         "{text}"
     );
-    assert!(text.contains("expected 0x"), "{text}");
+    assert!(text.contains("computed 0x"), "{text}");
     // Other blocks are as good as before.
     zfile.read_exact_at(8192, &mut [0; 4096]).unwrap();
 }

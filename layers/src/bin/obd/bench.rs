@@ -4,19 +4,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use layers::Image;
-use layers::config::ServiceConfig;
+use layers::config::{ImageConfig, ServiceConfig};
 use layers::tool::{LoadMode, LoadOptions, LoadReport, run_load};
 use serde_json::json;
 
 use crate::args::{BenchArgs, ModeArg};
 use crate::console::say;
 
-/// Percentiles shown, in per mille.
-const PERCENTILES: [(&str, u64); 4] = [("p50", 500), ("p90", 900), ("p99", 990), ("p99.9", 999)];
+/// Percentiles shown.
+const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
 pub(crate) fn run(args: &BenchArgs, json: bool) -> layers::Result<ExitCode> {
     let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
-    let image = Image::open(&args.config, &service)?;
+    let image = Image::open_layers(&ImageConfig::load(&args.config)?, &service)?;
     let options = LoadOptions {
         size_bytes: args.size,
         mode: match args.mode {
@@ -28,7 +28,8 @@ pub(crate) fn run(args: &BenchArgs, json: bool) -> layers::Result<ExitCode> {
     };
     let report = run_load(&image, options)?;
     let (iops, mb_per_second) = rates(&report, args.size);
-    let micros = |per_mille| report.latencies.percentile(per_mille).as_secs_f64() * 1e6;
+    let nanos = |quantile| report.latencies.value_at_quantile(quantile);
+    let micros = |quantile| Duration::from_nanos(nanos(quantile)).as_secs_f64() * 1e6;
     if json {
         let latency_us: serde_json::Map<_, _> = PERCENTILES
             .map(|(name, at)| (name.to_owned(), json!(micros(at))))

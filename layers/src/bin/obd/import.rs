@@ -3,6 +3,7 @@
 use std::num::NonZero;
 use std::process::ExitCode;
 
+use layers::limits::ZFILE_WRITER_THREADS_MAX;
 use layers::tool::{self, ImportOptions};
 use layers::zfile::{Algorithm, BuildOptions};
 use serde_json::json;
@@ -12,6 +13,7 @@ use crate::console::{human, progress_bar, reporter, say};
 
 pub(crate) fn run(args: &ImportArgs, json: bool) -> layers::Result<ExitCode> {
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let cpus = cpus.min(ZFILE_WRITER_THREADS_MAX);
     let options = ImportOptions {
         zfile: BuildOptions {
             algorithm: match args.algorithm {
