@@ -14,7 +14,7 @@ use layers::config::ServiceConfig;
 use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
-use crate::disk::{Disk, ImageSource};
+use crate::disk::Disk;
 use crate::pool::Pool;
 use crate::session::{DRAIN_TIMEOUT, Stopper, serve_connections};
 use crate::socket::{self, SocketFile};
@@ -131,9 +131,9 @@ fn open(args: &DiskArgs, service: &ServiceConfig) -> Result<OpenDisk, Error> {
         args.queues.num_queues,
         args.queues.threads,
     );
-    let source = ImageSource::new(image, &args.config);
+    let name = args.socket.display().to_string();
     Ok(OpenDisk {
-        disk: Arc::new(Disk::new(Box::new(source), &serial)),
+        disk: Arc::new(Disk::new(image, name, &serial)),
         listener,
         file,
     })
