@@ -166,13 +166,16 @@ impl Session {
     }
 }
 
-/// Stops all disks at once and waits for them, but not for ever: a VMM that does not let go must
+/// Stops all disks, at once if threads can be had, and waits for them, but not for ever: a VMM that does not let go must
 /// not keep the process.
 fn end(stoppers: &[Arc<Stopper>], ends: &mpsc::Receiver<io::Result<()>>) -> Result<(), Error> {
     let deadline = Instant::now() + DRAIN_TIMEOUT + END_TIMEOUT;
     std::thread::scope(|scope| {
         for stopper in stoppers {
-            scope.spawn(|| stopper.stop());
+            let thread = std::thread::Builder::new().name("stop".to_owned());
+            if thread.spawn_scoped(scope, || stopper.stop()).is_err() {
+                stopper.stop();
+            }
         }
     });
     for _ in stoppers {

@@ -544,4 +544,20 @@ fn a_worker_that_drains_takes_nothing_new() {
     guest.mailbox.wait_idle(Instant::now());
     guest.run();
     assert_eq!(guest.used_idx(), 1);
+    // Not even awake, though there is a request.
+    guest.mailbox.take_wake();
+    guest.run();
+    assert!(!guest.mailbox.take_wake(), "would come back at once");
+}
+
+#[test]
+fn a_disabled_ring_is_left_alone_until_it_is_enabled() {
+    let mut guest = Guest::new();
+    guest.queue.set_enabled(false);
+    guest.add_read(0, 512);
+    guest.run();
+    assert_eq!(guest.used_idx(), 0);
+    guest.queue.set_enabled(true);
+    guest.run();
+    assert_eq!(guest.used_idx(), 1);
 }
