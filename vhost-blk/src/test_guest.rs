@@ -16,7 +16,7 @@ use crate::disk::Disk;
 use crate::guest_memory::{GuestMemory, SharedGuestMemory};
 use crate::mailbox::Mailbox;
 use crate::pool::Pool;
-use crate::queue::SharedQueue;
+use crate::queue::{SharedQueue, StopDeadline};
 use crate::ring::RingLayout;
 use crate::worker::Worker;
 
@@ -151,6 +151,7 @@ pub(crate) struct Guest {
     pub(crate) memory: GuestMemory,
     pub(crate) shared_memory: SharedGuestMemory,
     pub(crate) queue: Arc<SharedQueue>,
+    pub(crate) stops: Arc<StopDeadline>,
     pub(crate) worker: Worker,
     pub(crate) mailbox: Arc<Mailbox>,
     call: std::io::PipeReader,
@@ -173,7 +174,9 @@ impl Guest {
         let mailbox = Arc::new(Mailbox::new().unwrap());
         let (call, call_marker) = std::io::pipe().unwrap();
         let call_of_queue = call_marker.try_clone().unwrap();
-        let queue = Arc::new(SharedQueue::default());
+        let stops = Arc::<StopDeadline>::default();
+        let queue = SharedQueue::new(Arc::clone(&disk), 0, Arc::clone(&stops));
+        let queue = Arc::new(queue);
         queue.set_layout(LAYOUT);
         queue.set_call(Some(File::from(OwnedFd::from(call_of_queue))));
         queue.start();
@@ -183,6 +186,7 @@ impl Guest {
             memory,
             worker: Worker::new(disk, Arc::new(Pool::new(4)), Arc::clone(&mailbox)),
             queue,
+            stops,
             mailbox,
             call,
             call_marker,

@@ -110,7 +110,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     memory.put(rings, ring_bytes);
     memory.store_u16(rings + USED + 2, 0);
 
-    let queue = Arc::new(SharedQueue::default());
+    let queue = Arc::new(SharedQueue::new(Arc::clone(disk), 0, Arc::default()));
     queue.set_layout(RingLayout {
         size: RING_SIZE,
         desc: rings,
@@ -135,7 +135,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         }
     }
     let is_broken = queue.lock().is_broken();
-    queue.stop(Instant::now());
+    queue.stop(Duration::ZERO);
     if rings_are_apart {
         let (taken, used) = (queue.next_avail(), memory.load_u16(rings + USED + 2));
         let available = memory.load_u16(rings + AVAIL + 2);

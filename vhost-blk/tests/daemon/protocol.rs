@@ -173,7 +173,7 @@ fn a_ring_whose_driver_lies_is_ignored_and_the_daemon_goes_on() {
     vmm.start_ring(0);
     vmm.set_avail_idx(1000);
     vmm.kick();
-    daemon.wait_for_log("ring broken");
+    daemon.wait_for_log("disk.sock: queue 0: ring broken");
     assert_eq!(vmm.used_idx(), 0);
     vmm.frontend.get_vring_base(0).unwrap();
     vmm.start_ring(0);
