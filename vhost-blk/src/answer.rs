@@ -6,7 +6,8 @@
 //! - the status byte is written in one place, after the data.
 //! - data that lies in one run of host memory is decoded in place; any other goes through a
 //!   private buffer of at most [`BOUNCE_BYTES_MAX`].
-//! - a read that is not done now leaves no trace: it is repeated as a whole elsewhere.
+//! - a read that is not done now may leave part of its data, never a status: it is repeated as a
+//!   whole elsewhere.
 //! - no allocation once the buffers have grown, except for a read that is not done now.
 
 use layers::{Dest, Progress, Wait};
@@ -37,7 +38,7 @@ pub struct PendingRead {
 pub enum Answer {
     /// Everything is in guest memory; bytes written.
     Done(u32),
-    /// Nothing was written, the bytes are not in memory.
+    /// The bytes are not in memory. Part of the data may be written, the status is not.
     Pending(PendingRead),
 }
 
@@ -94,14 +95,14 @@ impl Answerer {
     ) -> Result<Progress, Status> {
         match self.chain.writable() {
             [] => Ok(Progress::Done),
-            [segment] => match memory.get_slice(segment.address, len) {
-                Ok(slice) => match destination(&slice) {
+            [segment] => {
+                let slice = memory.get_slice(segment.address, len).ok();
+                match slice.as_ref().and_then(destination) {
                     Some(dest) => read_now(disk, offset, dest),
-                    None => Ok(Progress::Done),
-                },
-                // It may still be spread over neighbouring memory regions.
-                Err(_) => self.read_aside(disk, memory, offset, len),
-            },
+                    // It may still be spread over neighbouring memory regions.
+                    None => self.read_aside(disk, memory, offset, len),
+                }
+            }
             _ => self.read_aside(disk, memory, offset, len),
         }
     }

@@ -27,7 +27,7 @@ pub struct Args {
     /// A disk; may be repeated. Keys: config=IMAGE.json, socket=PATH, readonly=on,
     /// num-queues=1..64 (default 64), queue-size=2..1024 (a power of two, default 256),
     /// threads=N (default: the number of CPUs, at most 4), serial=S (at most 20 characters,
-    /// default: from the image)
+    /// default: from the image). A comma in a value is written twice
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_disk,
           required_unless_present_any = ["config", "print_capabilities"])]
     pub disk: Vec<DiskArgs>,
@@ -110,7 +110,9 @@ fn parse_disk(text: &str) -> Result<DiskArgs, String> {
     let mut config = None;
     let mut socket = None;
     let mut disk = DiskArgs::new(PathBuf::new(), PathBuf::new());
-    for pair in text.split(',') {
+    // A doubled comma stands for itself; no argument contains a NUL.
+    for pair in text.replace(",,", "\0").split(',') {
+        let pair = pair.replace('\0', ",");
         let (key, value) = pair
             .split_once('=')
             .ok_or_else(|| format!("expected KEY=VALUE, found '{pair}'"))?;
@@ -177,6 +179,14 @@ mod tests {
         assert_eq!(disk.queues.num_queues, 2);
         assert_eq!(disk.queues.queue_size_max, 1024);
         assert_eq!(disk.queues.threads, 2, "no more threads than queues");
+        assert_eq!(disk.serial.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn a_doubled_comma_is_part_of_a_value() {
+        let disk = parse_disk("config=/a,,b,socket=/c,,,,d,,,serial=x").unwrap();
+        assert_eq!(disk.config, PathBuf::from("/a,b"));
+        assert_eq!(disk.socket, PathBuf::from("/c,,d,"));
         assert_eq!(disk.serial.as_deref(), Some("x"));
     }
 

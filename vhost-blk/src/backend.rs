@@ -22,6 +22,7 @@ use crate::features;
 use crate::guest_memory::SharedGuestMemory;
 use crate::mailbox::Mailbox;
 use crate::pool::Pool;
+use crate::queue::{SharedQueue, StopDeadline};
 use crate::vring::DiskVring;
 use crate::worker::Worker;
 
@@ -46,6 +47,8 @@ struct WorkerSlot {
 
 /// One session; see the module.
 pub struct Backend {
+    disk: Arc<Disk>,
+    queues: Vec<Arc<SharedQueue>>,
     options: QueueOptions,
     config: ConfigSpace,
     memory: SharedGuestMemory,
@@ -67,6 +70,12 @@ impl Backend {
         self.options.num_queues + 1
     }
 
+    /// The token under which the listener is registered while the VMM is served.
+    #[must_use]
+    pub fn listener_token(&self) -> u16 {
+        self.options.num_queues + 2
+    }
+
     /// A session that serves `disk` to the owner of `memory`.
     ///
     /// # Errors
@@ -77,6 +86,8 @@ impl Backend {
         memory: SharedGuestMemory,
         options: QueueOptions,
     ) -> io::Result<Self> {
+        let stops = Arc::<StopDeadline>::default();
+        let queue = |number| SharedQueue::new(Arc::clone(disk), number, Arc::clone(&stops));
         let workers = (0..options.threads)
             .map(|_| {
                 let mailbox = Arc::new(Mailbox::new()?);
@@ -88,11 +99,19 @@ impl Backend {
             })
             .collect::<io::Result<_>>()?;
         Ok(Self {
+            disk: Arc::clone(disk),
+            queues: (0..options.num_queues).map(queue).map(Arc::new).collect(),
             config: ConfigSpace::new(disk.bytes(), options.num_queues, options.queue_size_max),
             options,
             memory,
             workers,
         })
+    }
+
+    /// The queues, in the VMM's order.
+    #[must_use]
+    pub fn queues(&self) -> &[Arc<SharedQueue>] {
+        &self.queues
     }
 
     /// The mailboxes, one a worker thread.
@@ -169,6 +188,11 @@ impl VhostUserBackend for Backend {
             .ok_or(io::ErrorKind::NotConnected)?;
         if device_event == self.wake_token() {
             slot.mailbox.consume_wake();
+        } else if device_event == self.listener_token() {
+            log::warn!(
+                "{}: another VMM waits until the present one leaves",
+                self.disk.name()
+            );
         }
         if slot.mailbox.is_closing() {
             return Err(io::ErrorKind::NotConnected.into());

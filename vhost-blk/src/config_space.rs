@@ -14,10 +14,12 @@ const _: () = assert!(LOGICAL_BLOCK_BYTES as u64 == SECTOR_BYTES);
 /// Physical blocks are 4 KiB: 2^3 logical ones.
 const PHYSICAL_BLOCK_EXP: u8 = 3;
 
-/// Reads of 64 KiB decompress no block twice, whatever the block size of the layers.
+/// 64 KiB, the largest compressed block: shorter reads in a row may decompress one several times.
 const OPT_IO_SECTORS: u32 = 128;
 
-/// Header and status take two descriptors of a ring.
+/// Header and status take two descriptors. A driver that makes indirect tables may use all of this
+/// whatever the size of its ring; one that does not never uses more descriptors than its ring has.
+/// So the largest ring on offer may set the limit, though the VMM may choose a smaller one.
 const SEGMENTS_MAX: u16 = 254;
 
 /// The configuration space of one disk, as bytes.

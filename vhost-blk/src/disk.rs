@@ -1,17 +1,13 @@
-//! One disk as the rings see it: bytes, a serial, and a place to complain.
+//! One disk as the rings see it: an image, a serial, and a place to complain.
 //!
 //! ring -> request -> **disk** -> image
-//!
-//! Invariant: `bytes` is a multiple of a sector and never changes.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use layers::limits::SECTOR_BYTES;
-use layers::{Dest, Image, Progress, ReadAt, Result, Wait};
+use layers::{Dest, Image, Progress, Result, Wait};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
 /// Longest serial, in bytes.
@@ -23,8 +19,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// A read-only disk.
 #[derive(Debug)]
 pub struct Disk {
-    source: Box<dyn ReadAt>,
-    bytes: u64,
+    image: Image,
+    name: String,
     /// Padded with zeros.
     serial: [u8; SERIAL_BYTES_MAX],
     reports: Reports,
@@ -37,26 +33,31 @@ struct Reports {
 }
 
 impl Disk {
-    /// A disk over any source of bytes. A serial longer than [`SERIAL_BYTES_MAX`] is cut; a last
-    /// part of the source that is no full sector is not shown.
+    /// A disk that messages call `name`. A serial longer than [`SERIAL_BYTES_MAX`] is cut.
     #[must_use]
-    pub fn new(source: Box<dyn ReadAt>, serial: &str) -> Self {
+    pub fn new(image: Image, name: String, serial: &str) -> Self {
         let mut padded = [0; SERIAL_BYTES_MAX];
         for (to, from) in padded.iter_mut().zip(serial.bytes()) {
             *to = from;
         }
         Self {
-            bytes: source.size() / SECTOR_BYTES * SECTOR_BYTES,
-            source,
+            image,
+            name,
             serial: padded,
             reports: Reports::default(),
         }
     }
 
-    /// Size in bytes.
+    /// What messages call this disk: the path of its socket.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Size in bytes, a multiple of a sector.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.image.virtual_size()
     }
 
     /// The serial, padded with zeros.
@@ -68,9 +69,9 @@ impl Disk {
     /// Fills `dest` with the bytes at `offset`.
     ///
     /// # Errors
-    /// As [`ReadAt::read_at`].
+    /// As [`Image::read_at`].
     pub fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
-        self.source.read_at(offset, dest, wait)
+        self.image.read_at(offset, dest, wait)
     }
 
     /// Logs a failed or senseless request, at most one a second: a guest must not be able to
@@ -91,39 +92,7 @@ impl Disk {
         let suppressed = self.reports.suppressed.swap(0, Ordering::Relaxed);
         log::warn!(
             "{}: {what} ({suppressed} more since the last report)",
-            self.source.name()
+            self.name
         );
-    }
-}
-
-/// An image as a source of bytes.
-#[derive(Debug)]
-pub struct ImageSource {
-    image: Image,
-    name: String,
-}
-
-impl ImageSource {
-    /// An open image, to be called `config_path` in messages.
-    #[must_use]
-    pub fn new(image: Image, config_path: &Path) -> Self {
-        Self {
-            image,
-            name: config_path.display().to_string(),
-        }
-    }
-}
-
-impl ReadAt for ImageSource {
-    fn size(&self) -> u64 {
-        self.image.virtual_size()
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
-        self.image.read_at(offset, dest, wait)
     }
 }

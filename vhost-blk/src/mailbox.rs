@@ -95,6 +95,12 @@ impl Mailbox {
         drop(self.woken.consume());
     }
 
+    /// As [`Mailbox::consume_wake`]; was it readable?
+    #[cfg(test)]
+    pub(crate) fn take_wake(&self) -> bool {
+        self.woken.consume().is_ok()
+    }
+
     /// Counts a read handed to the pool.
     pub fn expect_completion(&self) {
         self.lock().outstanding += 1;

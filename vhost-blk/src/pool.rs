@@ -200,31 +200,18 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, channel};
 
-    use layers::ReadAt;
-
     use super::*;
+    use crate::test_guest::disk_of;
 
-    /// A disk of zeros that counts its reads; each takes a token.
-    #[derive(Debug)]
-    struct Source {
-        reads: Arc<AtomicUsize>,
-        tokens: Mutex<Receiver<()>>,
-    }
-
-    impl ReadAt for Source {
-        fn size(&self) -> u64 {
-            1 << 30
-        }
-
-        fn name(&self) -> &'static str {
-            "test disk"
-        }
-
-        fn read_at(&self, _: u64, _: Dest<'_>, _: Wait) -> layers::Result<Progress> {
-            self.reads.fetch_add(1, Ordering::SeqCst);
-            self.tokens.lock().unwrap().recv().unwrap();
+    /// A disk with data in its first sector, whose reads are counted and take a token each.
+    fn counting_disk(reads: &Arc<AtomicUsize>, tokens: Receiver<()>) -> Arc<Disk> {
+        let (reads, tokens) = (Arc::clone(reads), Mutex::new(tokens));
+        let disk = disk_of(&[(0, &[7; 512])], move |_, _| {
+            reads.fetch_add(1, Ordering::SeqCst);
+            tokens.lock().unwrap().recv().unwrap();
             Ok(Progress::Done)
-        }
+        });
+        Arc::new(disk)
     }
 
     fn job(disk: &Arc<Disk>, mailbox: &Arc<Mailbox>, len: usize) -> Job {
@@ -242,11 +229,7 @@ mod tests {
     fn a_read_of_a_session_that_has_ended_is_not_started() {
         let (give, tokens) = channel();
         let reads = Arc::new(AtomicUsize::new(0));
-        let source = Source {
-            reads: Arc::clone(&reads),
-            tokens: Mutex::new(tokens),
-        };
-        let disk = Arc::new(Disk::new(Box::new(source), ""));
+        let disk = counting_disk(&reads, tokens);
         let pool = Pool::new(1);
         let mailbox = Arc::new(Mailbox::new().unwrap());
         let ended = Arc::new(Mailbox::new().unwrap());
@@ -267,15 +250,11 @@ mod tests {
     fn bytes_that_nobody_takes_hold_further_reads_back() {
         let (give, tokens) = channel();
         let reads = Arc::new(AtomicUsize::new(0));
-        let source = Source {
-            reads: Arc::clone(&reads),
-            tokens: Mutex::new(tokens),
-        };
-        let disk = Arc::new(Disk::new(Box::new(source), ""));
+        let disk = counting_disk(&reads, tokens);
         let pool = Pool::new(4);
         let mailbox = Arc::new(Mailbox::new().unwrap());
         for _ in 0..3 {
-            pool.submit(job(&disk, &mailbox, BUFFERED_BYTES_MAX / 2 + 1));
+            pool.submit(job(&disk, &mailbox, BUFFERED_BYTES_MAX / 2 + 512));
             give.send(()).unwrap();
         }
         let mut completions = Vec::new();

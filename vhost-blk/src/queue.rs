@@ -13,14 +13,19 @@
 //! - a broken ring is never touched again until it is started anew.
 
 mod shared;
+mod stop_deadline;
 
 pub use shared::SharedQueue;
+pub use stop_deadline::StopDeadline;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
+use std::sync::Arc;
 
 use crate::answer::PendingRead;
+use crate::disk::Disk;
 use crate::guest_memory::GuestMemory;
 use crate::ring::{Ring, RingFault, RingLayout};
 
@@ -44,8 +49,10 @@ enum InFlightState {
 pub struct RequestId(pub(crate) u64);
 
 /// State of one virtqueue; see [`SharedQueue`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    disk: Arc<Disk>,
+    number: u16,
     layout: RingLayout,
     event_idx: bool,
     started: bool,
@@ -66,6 +73,32 @@ pub struct Queue {
 }
 
 impl Queue {
+    fn new(disk: Arc<Disk>, number: u16) -> Self {
+        Self {
+            disk,
+            number,
+            layout: RingLayout::default(),
+            event_idx: false,
+            started: false,
+            enabled: false,
+            stopping: false,
+            broken: false,
+            next_avail: 0,
+            next_used: 0,
+            called_at: None,
+            unpublished: false,
+            kicks_requested: false,
+            in_flight: VecDeque::new(),
+            first_id: 0,
+            call: None,
+        }
+    }
+
+    fn report(&self, what: fmt::Arguments<'_>) {
+        self.disk
+            .report(format_args!("queue {}: {what}", self.number));
+    }
+
     fn takes_requests(&self) -> bool {
         self.started && self.enabled && !self.stopping && !self.broken
     }
@@ -101,7 +134,9 @@ impl Queue {
     /// Stops using the ring for good: its driver broke the rules.
     pub fn mark_broken(&mut self, fault: RingFault) {
         if !self.broken {
-            log::warn!("ring broken, ignored until it is set up again: {fault}");
+            self.report(format_args!(
+                "ring broken, ignored until it is set up again: {fault}"
+            ));
         }
         self.broken = true;
     }

@@ -52,12 +52,7 @@ impl From<ErrorKind> for Status {
     fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::Unsupported => Self::Unsupported,
-            // A driver cannot act on the difference between these.
-            ErrorKind::Io
-            | ErrorKind::NotFound
-            | ErrorKind::Corrupt
-            | ErrorKind::OutOfRange
-            | ErrorKind::Config => Self::IoError,
+            // A driver cannot act on the difference between the others.
             _ => Self::IoError,
         }
     }

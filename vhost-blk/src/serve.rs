@@ -14,7 +14,7 @@ use layers::config::ServiceConfig;
 use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
-use crate::disk::{Disk, ImageSource};
+use crate::disk::Disk;
 use crate::pool::Pool;
 use crate::session::{DRAIN_TIMEOUT, Stopper, serve_connections};
 use crate::socket::{self, SocketFile};
@@ -131,9 +131,9 @@ fn open(args: &DiskArgs, service: &ServiceConfig) -> Result<OpenDisk, Error> {
         args.queues.num_queues,
         args.queues.threads,
     );
-    let source = ImageSource::new(image, &args.config);
+    let name = args.socket.display().to_string();
     Ok(OpenDisk {
-        disk: Arc::new(Disk::new(Box::new(source), &serial)),
+        disk: Arc::new(Disk::new(image, name, &serial)),
         listener,
         file,
     })
@@ -166,13 +166,16 @@ impl Session {
     }
 }
 
-/// Stops all disks at once and waits for them, but not for ever: a VMM that does not let go must
+/// Stops all disks, at once if threads can be had, and waits for them, but not for ever: a VMM that does not let go must
 /// not keep the process.
 fn end(stoppers: &[Arc<Stopper>], ends: &mpsc::Receiver<io::Result<()>>) -> Result<(), Error> {
     let deadline = Instant::now() + DRAIN_TIMEOUT + END_TIMEOUT;
     std::thread::scope(|scope| {
         for stopper in stoppers {
-            scope.spawn(|| stopper.stop());
+            let thread = std::thread::Builder::new().name("stop".to_owned());
+            if thread.spawn_scoped(scope, || stopper.stop()).is_err() {
+                stopper.stop();
+            }
         }
     });
     for _ in stoppers {

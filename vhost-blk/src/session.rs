@@ -4,11 +4,15 @@
 //!
 //! Disk and pool live as long as the process, everything else as long as one connection: guest
 //! memory, queues, worker threads. A VMM that comes back finds the socket where it was. One that
-//! connects while another is served waits in the socket's backlog.
+//! connects while another is served waits in the socket's backlog, and the log says so once.
 //!
 //! Invariants
 //! - when a session is over, its worker threads have ended and its guest memory is unmapped
 //!   before the next connection is accepted.
+//!
+//! Threads are leaked, one set for each failure, when the system has no means left to start a
+//! session: by the crate when `VhostUserDaemon::new` fails midway, and here when a thread cannot
+//! be made wakeable. They sleep and hold no guest memory.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -29,6 +33,7 @@ use crate::backend::{Backend, QueueOptions};
 use crate::disk::Disk;
 use crate::guest_memory::GuestMemory;
 use crate::pool::Pool;
+use crate::vring::with_queues;
 
 /// Longest time that the end of the process waits for requests in flight.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -135,10 +140,10 @@ pub fn serve_connections(
     let mut listener = Listener::from(listener);
     while events.wait_for_connection()? {
         match serve_connection(disk, pool, &mut listener, options, stopper) {
-            Ok(()) => log::info!("VMM disconnected"),
+            Ok(()) => log::info!("{}: VMM disconnected", disk.name()),
             Err(error) => {
-                log::warn!("connection failed: {error}");
-                if !matches!(error, SessionError::Daemon(DaemonError::HandleRequest(_))) {
+                log::warn!("{}: connection failed: {error}", disk.name());
+                if !matches!(error, DaemonError::HandleRequest(_)) {
                     // Not the VMM's doing, and so likely to happen again at once.
                     stopper.wait(RETRY_INTERVAL);
                 }
@@ -206,21 +211,38 @@ fn serve_connection(
     listener: &mut Listener,
     options: QueueOptions,
     stopper: &Stopper,
-) -> Result<(), SessionError> {
+) -> Result<(), DaemonError> {
     let memory = GuestMemoryAtomic::new(GuestMemory::new());
-    let backend = Arc::new(Backend::new(disk, pool, memory.clone(), options)?);
-    let mut daemon = VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&backend), memory)?;
+    let backend = Backend::new(disk, pool, memory.clone(), options);
+    let backend = Arc::new(backend.map_err(DaemonError::StartDaemon)?);
+    let mut daemon = with_queues(backend.queues(), || {
+        VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&backend), memory)
+    })?;
     // Dropped before the daemon.
     let _close = CloseOnDrop(&backend);
-    for (handler, mailbox) in daemon.get_epoll_handlers().iter().zip(backend.mailboxes()) {
-        handler.register_listener(
-            mailbox.wake_fd(),
-            EventSet::IN,
-            u64::from(backend.wake_token()),
-        )?;
+    let workers = daemon.get_epoll_handlers();
+    let wakeable = workers.iter().zip(backend.mailboxes());
+    let wakeable = wakeable.map(|(worker, mailbox)| {
+        let token = u64::from(backend.wake_token());
+        worker.register_listener(mailbox.wake_fd(), EventSet::IN, token)
+    });
+    if let Err(error) = wakeable.collect::<io::Result<()>>() {
+        log::error!("{}: worker threads are left behind", disk.name());
+        // On drop it would wait for threads that nobody can wake.
+        Box::leak(Box::new(daemon));
+        return Err(DaemonError::StartDaemon(error));
     }
     daemon.start(listener)?;
-    log::info!("VMM connected");
+    log::info!("{}: VMM connected", disk.name());
+    if let Some(worker) = workers.first() {
+        let token = u64::from(backend.listener_token());
+        // When it fails, no word is said of a VMM that waits.
+        drop(worker.register_listener(
+            listener.as_raw_fd(),
+            EventSet::IN | EventSet::ONE_SHOT,
+            token,
+        ));
+    }
     stopper.begin_session(&backend, daemon.shutdown_handle());
     let result = daemon.wait();
     stopper.end_session();
@@ -229,33 +251,6 @@ fn serve_connection(
         | Err(DaemonError::HandleRequest(
             ProtocolError::Disconnected | ProtocolError::PartialMessage,
         )) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-#[derive(Debug)]
-enum SessionError {
-    Io(io::Error),
-    Daemon(DaemonError),
-}
-
-impl std::fmt::Display for SessionError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::Daemon(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<io::Error> for SessionError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<DaemonError> for SessionError {
-    fn from(error: DaemonError) -> Self {
-        Self::Daemon(error)
+        Err(error) => Err(error),
     }
 }

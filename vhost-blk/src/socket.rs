@@ -3,8 +3,10 @@
 //! Invariants
 //! - a file is replaced only when it is a socket on which nobody listens.
 //! - on drop the file is removed if it is still the one that was bound.
+//! - looking at a file and acting on it happens under a lock on its directory, so that processes
+//!   that start and end at the same time remove no socket but a stale one.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,6 +22,7 @@ pub struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        let _lock = lock_directory(&self.path);
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|file| file.dev() == self.device && file.ino() == self.inode);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
@@ -38,6 +41,7 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         let message = format!("listen on socket {}: {error}", path.display());
         io::Error::new(error.kind(), message)
     };
+    let _lock = lock_directory(path).map_err(|error| fail(&error))?;
     remove_stale(path).map_err(|error| fail(&error))?;
     let listener = UnixListener::bind(path).map_err(|error| fail(&error))?;
     let metadata = fs::symlink_metadata(path).map_err(|error| fail(&error))?;
@@ -47,6 +51,15 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         inode: metadata.ino(),
     };
     Ok((listener, file))
+}
+
+/// Keeps other processes of this program from binding and removing files beside `path` until the
+/// result is dropped. Blocks.
+fn lock_directory(path: &Path) -> io::Result<File> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    directory.lock()?;
+    Ok(directory)
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -76,6 +89,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
@@ -88,6 +103,30 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop((listener, file));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_that_replace_one_stale_socket_at_once_exactly_one_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.sock");
+        for _ in 0..200 {
+            drop(UnixListener::bind(&path).unwrap());
+            let start = Barrier::new(4);
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let binding = [(); 4].map(|()| {
+                    scope.spawn(|| {
+                        start.wait();
+                        bind(&path)
+                    })
+                });
+                binding
+                    .map(|thread| thread.join().unwrap())
+                    .into_iter()
+                    .collect()
+            });
+            assert_eq!(bound.iter().flatten().count(), 1);
+            UnixStream::connect(&path).unwrap();
+        }
     }
 
     #[test]

@@ -4,17 +4,19 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use layers::{Dest, Error, ErrorKind, Progress, ReadAt, Result, Wait};
+use layers::io::MemoryFile;
+use layers::lsmt::{HEADER_BYTES, LayerBuilder, LayerOptions, SealedLayer};
+use layers::{Dest, Error, ErrorKind, Image, Progress, ReadAt, Result, Wait};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
 
 use crate::disk::Disk;
 use crate::guest_memory::{GuestMemory, SharedGuestMemory};
 use crate::mailbox::Mailbox;
 use crate::pool::Pool;
-use crate::queue::SharedQueue;
+use crate::queue::{SharedQueue, StopDeadline};
 use crate::ring::RingLayout;
 use crate::worker::Worker;
 
@@ -40,10 +42,14 @@ pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT_FLAG: u16 = 4;
 
 pub(crate) const DISK_BYTES: u64 = 64 << 20;
-/// Reads from here on are pending.
+/// Data that is at hand lies in front of the disk, the rest of it here: this must be waited for.
 pub(crate) const PENDING_FROM: u64 = 32 << 20;
-/// Reads from here on fail.
+/// This is broken.
 pub(crate) const BAD_FROM: u64 = 48 << 20;
+/// Bytes of these three runs of data.
+const GOOD_BYTES: usize = 4 << 20;
+const PENDING_BYTES: usize = 1 << 20;
+const BAD_BYTES: usize = 4096;
 /// A status that no request gives.
 pub(crate) const UNTOUCHED: u8 = 0xee;
 
@@ -59,41 +65,93 @@ pub(crate) fn disk_bytes(offset: u64, len: usize) -> Vec<u8> {
     (offset..).take(len).map(disk_byte).collect()
 }
 
-/// A disk whose last quarter is broken and whose third one must be waited for: each such read takes a
-/// token that the test gives.
-#[derive(Debug)]
-struct TestSource {
-    tokens: Mutex<Receiver<()>>,
+/// The file of a layer; `gate` is asked before data is read.
+struct GatedLayer<G> {
+    file: MemoryFile,
+    data_end: u64,
+    gate: G,
 }
 
-impl ReadAt for TestSource {
+impl<G> std::fmt::Debug for GatedLayer<G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl<G: Fn(u64, Wait) -> Result<Progress> + Send + Sync> ReadAt for GatedLayer<G> {
     fn size(&self) -> u64 {
-        DISK_BYTES
+        self.file.size()
     }
 
-    fn name(&self) -> &'static str {
-        "test disk"
+    fn name(&self) -> &str {
+        self.file.name()
     }
 
-    fn read_at(&self, offset: u64, mut dest: Dest<'_>, wait: Wait) -> Result<Progress> {
-        if offset >= BAD_FROM {
+    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+        if offset < self.data_end
+            && let Some(data_offset) = offset.checked_sub(HEADER_BYTES as u64)
+            && (self.gate)(data_offset, wait)? == Progress::Pending
+        {
+            return Ok(Progress::Pending);
+        }
+        self.file.read_at(offset, dest, wait)
+    }
+}
+
+/// A disk of `DISK_BYTES` with runs of data at byte offsets, holes between them. Every read of
+/// data asks `gate`, which gets its offset in all the data.
+pub(crate) fn disk_of<G>(runs: &[(u64, &[u8])], gate: G) -> Disk
+where
+    G: Fn(u64, Wait) -> Result<Progress> + Send + Sync + 'static,
+{
+    let options = LayerOptions {
+        virtual_size_bytes: DISK_BYTES,
+        ..LayerOptions::default()
+    };
+    let mut builder = LayerBuilder::new(Vec::new(), options).unwrap();
+    for (offset, data) in runs {
+        builder.append(offset / 512, data).unwrap();
+    }
+    let (file, summary) = builder.finish().unwrap();
+    let layer = GatedLayer {
+        file: MemoryFile::new("layer", file),
+        data_end: HEADER_BYTES as u64 + summary.data_bytes,
+        gate,
+    };
+    let layer = SealedLayer::open(Box::new(layer)).unwrap();
+    let image = Image::from_layers(vec![layer], "").unwrap();
+    Disk::new(image, "test disk".to_owned(), "serial-of-the-disk")
+}
+
+/// A disk of three runs of data; each read that must wait takes one of `tokens`.
+fn test_disk(tokens: Receiver<()>) -> Disk {
+    static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| disk_bytes(0, GOOD_BYTES));
+    static PENDING: LazyLock<Vec<u8>> = LazyLock::new(|| disk_bytes(PENDING_FROM, PENDING_BYTES));
+    let tokens = Mutex::new(tokens);
+    let runs = [
+        (0, &GOOD[..]),
+        (PENDING_FROM, &PENDING),
+        (BAD_FROM, &[0; BAD_BYTES]),
+    ];
+    disk_of(&runs, move |data_offset, wait| {
+        if data_offset >= (GOOD_BYTES + PENDING_BYTES) as u64 {
             return Err(Error::new(ErrorKind::Corrupt, "read", "bad on purpose"));
         }
-        if offset >= PENDING_FROM {
+        if data_offset >= GOOD_BYTES as u64 {
             if wait == Wait::Never {
                 return Ok(Progress::Pending);
             }
-            self.tokens.lock().unwrap().recv().unwrap();
+            tokens.lock().unwrap().recv().unwrap();
         }
-        dest.copy_from(&disk_bytes(offset, dest.len()));
         Ok(Progress::Done)
-    }
+    })
 }
 
 pub(crate) struct Guest {
     pub(crate) memory: GuestMemory,
     pub(crate) shared_memory: SharedGuestMemory,
     pub(crate) queue: Arc<SharedQueue>,
+    pub(crate) stops: Arc<StopDeadline>,
     pub(crate) worker: Worker,
     pub(crate) mailbox: Arc<Mailbox>,
     call: std::io::PipeReader,
@@ -111,15 +169,14 @@ impl Guest {
             (GuestAddress(MEMORY_BYTES as u64 / 2), MEMORY_BYTES / 2),
         ])
         .unwrap();
-        let (tokens, source_tokens) = channel();
-        let source = TestSource {
-            tokens: Mutex::new(source_tokens),
-        };
-        let disk = Arc::new(Disk::new(Box::new(source), "serial-of-the-disk"));
+        let (tokens, disk_tokens) = channel();
+        let disk = Arc::new(test_disk(disk_tokens));
         let mailbox = Arc::new(Mailbox::new().unwrap());
         let (call, call_marker) = std::io::pipe().unwrap();
         let call_of_queue = call_marker.try_clone().unwrap();
-        let queue = Arc::new(SharedQueue::default());
+        let stops = Arc::<StopDeadline>::default();
+        let queue = SharedQueue::new(Arc::clone(&disk), 0, Arc::clone(&stops));
+        let queue = Arc::new(queue);
         queue.set_layout(LAYOUT);
         queue.set_call(Some(File::from(OwnedFd::from(call_of_queue))));
         queue.start();
@@ -129,6 +186,7 @@ impl Guest {
             memory,
             worker: Worker::new(disk, Arc::new(Pool::new(4)), Arc::clone(&mailbox)),
             queue,
+            stops,
             mailbox,
             call,
             call_marker,

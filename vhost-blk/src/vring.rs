@@ -3,19 +3,22 @@
 //! VMM messages -> vhost-user-backend -> **vring** -> queue
 //!
 //! The crate keeps its own state of each vring for the messages it answers; everything that
-//! concerns the ring in guest memory is passed on to [`SharedQueue`], which the workers use.
+//! concerns the ring in guest memory is passed on to [`SharedQueue`], which the workers use. The
+//! crate makes the vrings itself and hands them nothing of ours: [`with_queues`] does.
 //!
 //! Invariants
 //! - an error in reading a kick never reaches the crate: its worker thread would end for good.
-//! - a kick file is non-blocking before it is used: a read must not hang on somebody else's kick.
+//! - kick and call files are non-blocking before they are used: a read must not hang on somebody
+//!   else's kick, nor a write on calls that nobody reads.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::Error as QueueError;
@@ -24,8 +27,21 @@ use crate::guest_memory::SharedGuestMemory;
 use crate::queue::SharedQueue;
 use crate::ring::RingLayout;
 
-/// Longest time that stopping a ring waits for its requests in flight.
+/// Longest time that stopping the rings of a session waits for their requests in flight.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// Queues of the vrings that are made next on this thread, the last one first.
+    static QUEUES: RefCell<Vec<Arc<SharedQueue>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `make`, which makes a vring for each of `queues`, in this order and on this thread.
+pub fn with_queues<T>(queues: &[Arc<SharedQueue>], make: impl FnOnce() -> T) -> T {
+    QUEUES.set(queues.iter().rev().cloned().collect());
+    let made = make();
+    QUEUES.take();
+    made
+}
 
 /// One vring.
 #[derive(Clone)]
@@ -70,10 +86,12 @@ impl<'a> VringStateMutGuard<'a, SharedGuestMemory> for DiskVring {
 }
 
 impl VringT<SharedGuestMemory> for DiskVring {
+    /// Fails outside of [`with_queues`].
     fn new(memory: SharedGuestMemory, max_queue_size: u16) -> Result<Self, QueueError> {
+        let queue = QUEUES.with_borrow_mut(Vec::pop);
         Ok(Self {
             state: VringMutex::new(memory, max_queue_size)?,
-            queue: Arc::default(),
+            queue: queue.ok_or(QueueError::QueueNotReady)?,
         })
     }
 
@@ -147,7 +165,7 @@ impl VringT<SharedGuestMemory> for DiskVring {
         if ready {
             self.queue.start();
         } else {
-            self.queue.stop(Instant::now() + STOP_TIMEOUT);
+            self.queue.stop(STOP_TIMEOUT);
         }
         self.state.set_queue_ready(ready);
     }
@@ -165,7 +183,7 @@ impl VringT<SharedGuestMemory> for DiskVring {
     }
 
     fn set_call(&self, file: Option<File>) {
-        self.queue.set_call(file);
+        self.queue.set_call(file.and_then(nonblocking));
     }
 
     fn set_err(&self, _file: Option<File>) {}
@@ -177,8 +195,37 @@ fn nonblocking(file: File) -> Option<File> {
     match stream.set_nonblocking(true) {
         Ok(()) => Some(File::from(OwnedFd::from(stream))),
         Err(error) => {
-            log::warn!("ignored a kick file that cannot be made non-blocking: {error}");
+            log::warn!("ignored a kick or call file that cannot be made non-blocking: {error}");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use vm_memory::GuestMemoryAtomic;
+
+    use super::*;
+    use crate::guest_memory::GuestMemory;
+    use crate::test_guest::Guest;
+
+    #[test]
+    fn kick_and_call_files_are_made_non_blocking() {
+        let queues = [Arc::clone(&Guest::new().queue)];
+        let memory = GuestMemoryAtomic::new(GuestMemory::new());
+        let vring = with_queues(&queues, || DiskVring::new(memory, 16)).unwrap();
+        let (kick, call) = std::io::pipe().unwrap();
+        let (kick, call) = (OwnedFd::from(kick), OwnedFd::from(call));
+        vring.set_kick(Some(File::from(kick.try_clone().unwrap())));
+        vring.set_call(Some(File::from(call.try_clone().unwrap())));
+        for fd in [kick, call] {
+            let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+            let info = std::fs::read_to_string(path).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+            assert_ne!(flags & libc::O_NONBLOCK, 0, "{info}");
         }
     }
 }

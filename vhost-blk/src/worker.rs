@@ -9,7 +9,8 @@
 //! Invariants
 //! - one pass takes at most [`BATCH_MAX`] requests from a ring; a run lasts [`RUN_MAX`] and one
 //!   pass at most, so that a busy ring starves neither another one nor the VMM's messages.
-//! - it sleeps only after asking every active ring for a kick and finding it empty.
+//! - it sleeps only after asking every active ring for a kick and finding it empty, or when it
+//!   takes no more requests.
 //! - nothing here returns an error: what a guest does wrong concerns its own ring alone.
 
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl Worker {
             } else if now - idle_since < self.poll.window() {
                 idle_passes = idle_passes.saturating_add(1);
                 std::hint::spin_loop();
-            } else if self.may_sleep(queues, memory) {
+            } else if self.mailbox.is_draining() || self.may_sleep(queues, memory) {
                 self.poll.failed();
                 self.slept_at = Some(now);
                 return;

@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use layers::{Dest, Error, ErrorKind, Progress, ReadAt, Result, Wait};
+use layers::io::MemoryFile;
+use layers::lsmt::{HEADER_BYTES, LayerBuilder, LayerOptions, SealedLayer};
+use layers::{Dest, Error, ErrorKind, Image, Progress, ReadAt, Result, Wait};
 use vhost_blk::disk::Disk;
 use vhost_blk::guest_memory::{GuestMemory, SharedGuestMemory};
 use vhost_blk::mailbox::Mailbox;
@@ -32,41 +34,66 @@ const REGION_BYTES: usize = 32 << 10;
 /// Longest time to wait for reads in flight.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Eight parts: good, waiting, bad, good ...
+const DISK_BYTES: u64 = 1 << 20;
+
+/// A layer with data beyond the end of the disk too. The data is good, waiting, bad, good ...
 #[derive(Debug)]
-struct Source;
+struct Layer(MemoryFile);
 
-impl ReadAt for Source {
+impl Layer {
+    const DATA_BYTES: usize = 2 << 20;
+
+    fn open() -> Result<SealedLayer> {
+        let options = LayerOptions {
+            virtual_size_bytes: DISK_BYTES,
+            ..LayerOptions::default()
+        };
+        let mut builder = LayerBuilder::new(Vec::new(), options)?;
+        builder.append(0, &vec![0; Self::DATA_BYTES])?;
+        let (bytes, _) = builder.finish()?;
+        SealedLayer::open(Box::new(Self(MemoryFile::new("fuzz layer", bytes))))
+    }
+}
+
+impl ReadAt for Layer {
     fn size(&self) -> u64 {
-        1 << 20
+        self.0.size()
     }
 
-    fn name(&self) -> &'static str {
-        "fuzz disk"
+    fn name(&self) -> &str {
+        self.0.name()
     }
 
-    fn read_at(&self, offset: u64, mut dest: Dest<'_>, wait: Wait) -> Result<Progress> {
-        let end = offset + dest.len() as u64;
-        assert!(end <= self.size(), "a read beyond the disk");
-        assert!(offset.is_multiple_of(512) && end.is_multiple_of(512));
-        match (offset >> 17) % 3 {
-            1 if wait == Wait::Never => Ok(Progress::Pending),
-            2 => Err(Error::new(ErrorKind::Corrupt, "read", "bad on purpose")),
-            _ => {
-                dest.zero();
-                Ok(Progress::Done)
+    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+        let data_end = (HEADER_BYTES + Self::DATA_BYTES) as u64;
+        if offset < data_end
+            && let Some(disk_offset) = offset.checked_sub(HEADER_BYTES as u64)
+        {
+            let end = disk_offset + dest.len() as u64;
+            assert!(end <= DISK_BYTES, "a read beyond the disk");
+            match (disk_offset >> 17) % 3 {
+                1 if wait == Wait::Never => return Ok(Progress::Pending),
+                2 => return Err(Error::new(ErrorKind::Corrupt, "read", "bad on purpose")),
+                _ => {}
             }
         }
+        self.0.read_at(offset, dest, wait)
     }
 }
 
 static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| Arc::new(Pool::new(2)));
-static DISK: LazyLock<Arc<Disk>> = LazyLock::new(|| Arc::new(Disk::new(Box::new(Source), "fuzz")));
+static DISK: LazyLock<Option<Arc<Disk>>> = LazyLock::new(|| {
+    let image = Image::from_layers(vec![Layer::open().ok()?], "").ok()?;
+    Some(Arc::new(Disk::new(image, "fuzz disk".to_owned(), "fuzz")))
+});
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let [options, second_round, bytes @ ..] = input else {
         return;
     };
+    let disk = DISK.as_ref();
+    assert!(disk.is_some(), "the disk does not open");
+    let Some(disk) = disk else { return };
     let rings_are_apart = options & 2 == 0;
     let rings = if rings_are_apart { RINGS_APART } else { 0 };
     let ranges = [
@@ -83,7 +110,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     memory.put(rings, ring_bytes);
     memory.store_u16(rings + USED + 2, 0);
 
-    let queue = Arc::new(SharedQueue::default());
+    let queue = Arc::new(SharedQueue::new(Arc::clone(disk), 0, Arc::default()));
     queue.set_layout(RingLayout {
         size: RING_SIZE,
         desc: rings,
@@ -94,7 +121,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     queue.start();
     queue.set_enabled(true);
     let mailbox = Arc::new(mailbox);
-    let mut worker = Worker::new(Arc::clone(&DISK), Arc::clone(&POOL), Arc::clone(&mailbox));
+    let mut worker = Worker::new(Arc::clone(disk), Arc::clone(&POOL), Arc::clone(&mailbox));
     let shared: SharedGuestMemory = GuestMemoryAtomic::new(memory.clone());
     let deadline = Instant::now() + DEADLINE;
     for more in [0, u16::from(*second_round)] {
@@ -108,7 +135,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         }
     }
     let is_broken = queue.lock().is_broken();
-    queue.stop(Instant::now());
+    queue.stop(Duration::ZERO);
     if rings_are_apart {
         let (taken, used) = (queue.next_avail(), memory.load_u16(rings + USED + 2));
         let available = memory.load_u16(rings + AVAIL + 2);

@@ -9,26 +9,41 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::Queue;
+use super::{Queue, StopDeadline};
+use crate::disk::Disk;
 use crate::ring::RingLayout;
 
 /// A [`Queue`] shared by the worker that serves it and the thread that obeys the VMM.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SharedQueue {
     queue: Mutex<Queue>,
+    stops: Arc<StopDeadline>,
     /// Threads that wait in [`SharedQueue::control`]. A busy worker takes the lock again so soon
     /// after letting go that nobody else would ever get it; it steps back while this is not 0.
     controls_waiting: AtomicU32,
     /// [`Queue::takes_requests`], readable without the lock.
     active: AtomicBool,
-    /// The last request in flight of a stopping queue is published.
+    /// A stopping queue has nothing in flight any more.
     drained: Condvar,
 }
 
 impl SharedQueue {
+    /// A queue that is not set up yet; messages name it by `disk` and `number`. `stops` is shared
+    /// by all queues of a session.
+    #[must_use]
+    pub fn new(disk: Arc<Disk>, number: u16, stops: Arc<StopDeadline>) -> Self {
+        Self {
+            queue: Mutex::new(Queue::new(disk, number)),
+            stops,
+            controls_waiting: AtomicU32::new(0),
+            active: AtomicBool::new(false),
+            drained: Condvar::new(),
+        }
+    }
+
     /// May there be requests to take? A hint; [`Queue::ring`] decides.
     #[must_use]
     pub fn is_active(&self) -> bool {
@@ -43,10 +58,10 @@ impl SharedQueue {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes [`SharedQueue::stop`] when nothing is in flight any more. The worker calls this after
-    /// it has published deferred requests.
+    /// Wakes [`SharedQueue::stop`] when it has nothing to wait for any more. The worker calls this
+    /// after it has published deferred requests or failed to.
     pub fn note_progress(&self, queue: &Queue) {
-        if queue.stopping && queue.in_flight.is_empty() {
+        if queue.stopping && !queue.has_in_flight() {
             self.drained.notify_all();
         }
     }
@@ -98,6 +113,7 @@ impl SharedQueue {
 
     /// The ring is set up: requests may be taken once it is enabled too.
     pub fn start(&self) {
+        self.stops.reset();
         self.control(|queue| {
             queue.started = true;
             queue.stopping = false;
@@ -109,10 +125,12 @@ impl SharedQueue {
         });
     }
 
-    /// Takes no more requests, waits until `deadline` for those in flight, and lets go of the
-    /// ring. Requests that are still not done are abandoned: [`SharedQueue::next_avail`] steps
-    /// back to the first of them, so that it is taken again after the next start. Blocks.
-    pub fn stop(&self, deadline: Instant) {
+    /// Takes no more requests, waits for those in flight, and lets go of the ring. Requests that
+    /// are still not done are abandoned: [`SharedQueue::next_avail`] steps back to the first of
+    /// them, so that it is taken again after the next start. Blocks, for `timeout` at most, which
+    /// queues that stop one after the other share: see [`StopDeadline::get`].
+    pub fn stop(&self, timeout: Duration) {
+        let deadline = self.stops.get(timeout);
         self.control(|queue| queue.stopping = true);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         while queue.has_in_flight() {
@@ -127,7 +145,9 @@ impl SharedQueue {
         }
         let abandoned = queue.in_flight.len();
         if abandoned > 0 {
-            log::warn!("queue stopped with {abandoned} requests in flight, left for a replay");
+            queue.report(format_args!(
+                "stopped with {abandoned} requests in flight, left for a replay"
+            ));
         }
         queue.in_flight.clear();
         queue.first_id += abandoned as u64;

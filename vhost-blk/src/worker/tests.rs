@@ -18,6 +18,9 @@ const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
+/// No test takes so long, unless it is broken.
+const LONG: Duration = Duration::from_secs(60);
+
 /// Header, data and status where they usually are.
 const READ_4K: [Descriptor; 3] = [
     (HEADER, 16, NEXT),
@@ -351,7 +354,7 @@ fn an_available_index_that_jumps_breaks_the_ring_until_it_is_started_again() {
     guest.set_u16(LAYOUT.avail + 2, 1);
     guest.run();
     assert_eq!(guest.used_idx(), 0, "broken for good");
-    guest.queue.stop(Instant::now());
+    guest.queue.stop(Duration::ZERO);
     guest.queue.start();
     guest.run();
     assert_eq!(guest.used_idx(), 1);
@@ -366,7 +369,7 @@ fn a_head_beyond_the_table_breaks_the_ring_after_the_requests_before_it() {
     guest.run();
     assert_eq!(guest.used_idx(), 1);
     assert!(guest.queue.lock().is_broken());
-    guest.queue.stop(Instant::now());
+    guest.queue.stop(Duration::ZERO);
     assert_eq!(guest.queue.next_avail(), 1);
 }
 
@@ -495,7 +498,7 @@ fn stopping_waits_for_requests_in_flight() {
     guest.run();
     let queue = Arc::clone(&guest.queue);
     let stop = std::thread::spawn(move || {
-        queue.stop(Instant::now() + Duration::from_secs(60));
+        queue.stop(LONG);
         queue.next_avail()
     });
     guest.give_token();
@@ -508,6 +511,41 @@ fn stopping_waits_for_requests_in_flight() {
 }
 
 #[test]
+fn a_ring_that_breaks_while_it_stops_is_not_waited_for() {
+    let mut guest = Guest::new();
+    guest.add_read(PENDING_FROM / 512, 512);
+    guest.run();
+    let start = Instant::now();
+    let queue = Arc::clone(&guest.queue);
+    let stop = std::thread::spawn(move || queue.stop(LONG));
+    while guest.queue.is_active() {
+        std::thread::yield_now();
+    }
+    guest.queue.set_layout(RingLayout {
+        used: UNMAPPED,
+        ..LAYOUT
+    });
+    guest.give_token();
+    guest.mailbox.wait_posted();
+    guest.run();
+    stop.join().unwrap();
+    assert!(start.elapsed() < LONG);
+}
+
+#[test]
+fn rings_that_stop_one_after_the_other_wait_once() {
+    let mut guest = Guest::new();
+    guest.add_read(PENDING_FROM / 512, 512);
+    guest.run();
+    let start = Instant::now();
+    // What the time of another ring of the session is when that has waited in vain.
+    guest.stops.get(Duration::ZERO);
+    guest.queue.stop(LONG);
+    assert!(start.elapsed() < LONG);
+    assert_eq!(guest.queue.next_avail(), 0, "left for a replay");
+}
+
+#[test]
 fn a_request_that_does_not_end_in_time_is_left_for_a_replay_and_never_answered() {
     let mut guest = Guest::new();
     guest.add_read(0, 512);
@@ -515,7 +553,7 @@ fn a_request_that_does_not_end_in_time_is_left_for_a_replay_and_never_answered()
     guest.add_read(1, 512);
     guest.run();
     assert_eq!(guest.used_idx(), 1);
-    guest.queue.stop(Instant::now());
+    guest.queue.stop(Duration::ZERO);
     assert_eq!(guest.queue.next_avail(), 1);
 
     // Its bytes come now, and must not be written: the buffer may be somebody else's.
@@ -542,6 +580,22 @@ fn a_worker_that_drains_takes_nothing_new() {
     guest.give_token();
     guest.run_until_used(1);
     guest.mailbox.wait_idle(Instant::now());
+    guest.run();
+    assert_eq!(guest.used_idx(), 1);
+    // Not even awake, though there is a request.
+    guest.mailbox.take_wake();
+    guest.run();
+    assert!(!guest.mailbox.take_wake(), "would come back at once");
+}
+
+#[test]
+fn a_disabled_ring_is_left_alone_until_it_is_enabled() {
+    let mut guest = Guest::new();
+    guest.queue.set_enabled(false);
+    guest.add_read(0, 512);
+    guest.run();
+    assert_eq!(guest.used_idx(), 0);
+    guest.queue.set_enabled(true);
     guest.run();
     assert_eq!(guest.used_idx(), 1);
 }

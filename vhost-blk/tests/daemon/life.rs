@@ -40,15 +40,19 @@ fn a_second_vmm_waits_until_the_first_has_left() {
     let dir = tempfile::tempdir().unwrap();
     let (config, _image) = native_image(dir.path());
     let socket = dir.path().join("disk.sock");
-    let _daemon = Daemon::serve(&config, &socket);
+    let daemon = Daemon::serve(&config, &socket);
     let mut first = vmm_that_reads(&socket);
+    daemon.wait_for_log("VMM connected");
     let waiting = socket.clone();
     let second = std::thread::spawn(move || drop(vmm_that_reads(&waiting)));
+    let line = daemon.wait_for_log("another VMM waits");
+    assert!(line.contains("disk.sock"), "{line}");
     for _ in 0..10 {
         first.read(2, 4096);
     }
-    assert!(!second.is_finished());
     drop(first);
+    let next = daemon.wait_for_log(": VMM ");
+    assert!(next.contains("disconnected"), "{next}");
     second.join().unwrap();
 }
 

@@ -134,7 +134,7 @@ fn stopping_a_busy_ring_neither_loses_nor_repeats_a_request() {
 }
 
 #[test]
-fn a_disabled_ring_is_left_alone_until_it_is_enabled() {
+fn a_request_made_while_its_ring_was_disabled_is_answered_when_it_is_enabled() {
     let (_dir, _daemon, socket, expected) = serve();
     let mut vmm = Vmm::connect(&socket);
     vmm.negotiate();
@@ -144,9 +144,6 @@ fn a_disabled_ring_is_left_alone_until_it_is_enabled() {
     vmm.frontend.set_vring_enable(0, false).unwrap();
     vmm.add_read(SECTOR, 4096);
     vmm.kick();
-    // A message with a reply, so that the daemon has had its chance.
-    vmm.config(0, 60);
-    assert_eq!(vmm.used_idx(), 1);
     vmm.frontend.set_vring_enable(0, true).unwrap();
     assert_eq!(vmm.wait_until_used(), 0);
 }
@@ -176,7 +173,7 @@ fn a_ring_whose_driver_lies_is_ignored_and_the_daemon_goes_on() {
     vmm.start_ring(0);
     vmm.set_avail_idx(1000);
     vmm.kick();
-    daemon.wait_for_log("ring broken");
+    daemon.wait_for_log("disk.sock: queue 0: ring broken");
     assert_eq!(vmm.used_idx(), 0);
     vmm.frontend.get_vring_base(0).unwrap();
     vmm.start_ring(0);
