@@ -16,6 +16,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -183,10 +184,21 @@ impl VringT<SharedGuestMemory> for DiskVring {
     }
 
     fn set_call(&self, file: Option<File>) {
-        self.queue.set_call(file.and_then(nonblocking));
+        self.queue.set_call(file.and_then(nonblocking_unless_event));
     }
 
     fn set_err(&self, _file: Option<File>) {}
+}
+
+/// A write to an eventfd never waits in practice, and the VMM, which shares the file's flags, may
+/// read it blocking. Anything else that poses as one could hold up a worker for ever.
+fn nonblocking_unless_event(file: File) -> Option<File> {
+    let kind = file.metadata().ok()?.file_type();
+    if kind.is_fifo() || kind.is_socket() {
+        nonblocking(file)
+    } else {
+        Some(file)
+    }
 }
 
 /// The standard library offers this for sockets; the system call is the same for every file.
