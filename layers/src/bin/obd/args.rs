@@ -10,7 +10,6 @@ use layers::lsmt::Uuid;
 #[command(
     name = "obd",
     version,
-    about,
     after_help = "Exit status: 0 done, 1 failed, 2 bad usage."
 )]
 pub(crate) struct Args {

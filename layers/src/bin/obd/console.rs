@@ -23,9 +23,9 @@ pub(crate) fn progress_bar(what: &str) -> ProgressBar {
     if io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     }
-    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
+        bar.set_style(style.progress_chars("=> "));
     }
     bar.set_message(what.to_owned());
     bar
