@@ -11,8 +11,7 @@ use crate::disk::SERIAL_BYTES_MAX;
 /// Queues a VMM may use, unless told otherwise. qemu refuses to start when there are fewer than
 /// the guest has CPUs; unused ones cost next to nothing.
 const NUM_QUEUES_DEFAULT: u16 = QUEUES_MAX;
-const QUEUE_SIZE_DEFAULT: u16 = 256;
-/// Largest ring.
+/// Largest ring; a VMM that asks for more is refused.
 const QUEUE_SIZE_MAX: u16 = 1024;
 const THREADS_DEFAULT_MAX: usize = 4;
 
@@ -25,7 +24,7 @@ const THREADS_DEFAULT_MAX: usize = 4;
 #[command(name = "overlaybd-vhost-blk", version)]
 pub struct Args {
     /// A disk; may be repeated. Keys: config=IMAGE.json, socket=PATH, readonly=on,
-    /// num-queues=1..64 (default 64), queue-size=2..1024 (a power of two, default 256),
+    /// num-queues=1..64 (default 64), queue-size=2..1024 (the largest ring a VMM may ask for, a power of two, default 1024),
     /// threads=N (default: the number of CPUs, at most 4), serial=S (at most 20 characters,
     /// default: from the image). A comma in a value is written twice
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_disk,
@@ -92,7 +91,7 @@ impl DiskArgs {
             socket,
             queues: QueueOptions {
                 num_queues: NUM_QUEUES_DEFAULT,
-                queue_size_max: QUEUE_SIZE_DEFAULT,
+                queue_size_max: QUEUE_SIZE_MAX,
                 threads: threads_default(),
             },
             serial: None,
@@ -109,6 +108,7 @@ fn threads_default() -> usize {
 fn parse_disk(text: &str) -> Result<DiskArgs, String> {
     let mut config = None;
     let mut socket = None;
+    let mut seen: Vec<String> = Vec::new();
     let mut disk = DiskArgs::new(PathBuf::new(), PathBuf::new());
     // A doubled comma stands for itself; no argument contains a NUL.
     for pair in text.replace(",,", "\0").split(',') {
@@ -117,6 +117,10 @@ fn parse_disk(text: &str) -> Result<DiskArgs, String> {
             .split_once('=')
             .ok_or_else(|| format!("expected KEY=VALUE, found '{pair}'"))?;
         let bad = |expected: &str| format!("{key}={value}: expected {expected}");
+        if seen.iter().any(|other| other == key) {
+            return Err(format!("{key} is given twice"));
+        }
+        seen.push(key.to_owned());
         match key {
             "config" => config = Some(PathBuf::from(value)),
             "socket" => socket = Some(PathBuf::from(value)),
@@ -139,10 +143,13 @@ fn parse_disk(text: &str) -> Result<DiskArgs, String> {
                     .filter(|n| (1..=usize::from(QUEUES_MAX)).contains(n));
                 disk.queues.threads = number.ok_or_else(|| bad("1 to 64"))?;
             }
-            "serial" if value.is_ascii() && value.len() <= SERIAL_BYTES_MAX => {
+            "serial"
+                if value.bytes().all(|b| b.is_ascii_graphic())
+                    && value.len() <= SERIAL_BYTES_MAX =>
+            {
                 disk.serial = Some(value.to_owned());
             }
-            "serial" => return Err(bad("at most 20 ASCII characters")),
+            "serial" => return Err(bad("at most 20 printable ASCII characters")),
             _ => return Err(format!("unknown key '{key}'")),
         }
     }
@@ -165,7 +172,7 @@ mod tests {
     fn a_disk_needs_a_config_and_a_socket() {
         let disk = parse_disk("config=/i.json,socket=/s").unwrap();
         assert_eq!(disk.queues.num_queues, 64);
-        assert_eq!(disk.queues.queue_size_max, 256);
+        assert_eq!(disk.queues.queue_size_max, 1024);
         assert!(parse_disk("config=/i.json").is_err());
         assert!(parse_disk("socket=/s").is_err());
         assert!(parse_disk("").is_err());
@@ -173,11 +180,10 @@ mod tests {
 
     #[test]
     fn every_key_of_a_disk_is_read() {
-        let text =
-            "config=/i,socket=/s,readonly=on,num-queues=2,queue-size=1024,threads=9,serial=x";
+        let text = "config=/i,socket=/s,readonly=on,num-queues=2,queue-size=512,threads=9,serial=x";
         let disk = parse_disk(text).unwrap();
         assert_eq!(disk.queues.num_queues, 2);
-        assert_eq!(disk.queues.queue_size_max, 1024);
+        assert_eq!(disk.queues.queue_size_max, 512);
         assert_eq!(disk.queues.threads, 2, "no more threads than queues");
         assert_eq!(disk.serial.as_deref(), Some("x"));
     }

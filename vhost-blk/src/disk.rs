@@ -66,6 +66,12 @@ impl Disk {
         &self.serial
     }
 
+    /// The image behind it.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
     /// Fills `dest` with the bytes at `offset`.
     ///
     /// # Errors
@@ -89,10 +95,9 @@ impl Disk {
             return;
         }
         *last = Some(now);
-        let suppressed = self.reports.suppressed.swap(0, Ordering::Relaxed);
-        log::warn!(
-            "{}: {what} ({suppressed} more since the last report)",
-            self.name
-        );
+        match self.reports.suppressed.swap(0, Ordering::Relaxed) {
+            0 => log::warn!("{}: {what}", self.name),
+            more => log::warn!("{}: {what} (and {more} more before)", self.name),
+        }
     }
 }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -57,54 +58,58 @@ impl From<io::Error> for Error {
     }
 }
 
-/// A disk that is ready to be served.
-struct OpenDisk {
-    disk: Arc<Disk>,
-    listener: UnixListener,
-    file: SocketFile,
-}
-
 /// Serves the disks that `args` names until SIGTERM or SIGINT. Blocks.
 ///
 /// # Errors
 /// When an image cannot be opened, a socket not bound, or a disk not served any more.
 pub fn run(args: &Args) -> Result<(), Error> {
-    // Signals that come from here on end the process in good order.
-    let (mut wake, wakers) = UnixStream::pair()?;
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        signal_hook::low_level::pipe::register(signal, wakers.try_clone()?)?;
-    }
     let service = ServiceConfig::load_or_default(args.service_config.as_deref())?;
     if args.log_level.is_none() {
         log::set_max_level(level(&service));
     }
+    let wanted = args.disks();
+    if let Some(twice) = shared_socket(&wanted) {
+        let message = format!("two disks want the same socket {}", twice.display());
+        return Err(Error::Io(io::Error::new(io::ErrorKind::AddrInUse, message)));
+    }
+    let images = wanted
+        .into_iter()
+        .map(|args| Ok((Image::open(&args.config, &service)?, args)))
+        .collect::<Result<Vec<_>, Error>>()?;
+    // While images are opened a signal ends the process at once, from here on in good order.
+    let (mut wake, wakers) = UnixStream::pair()?;
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::low_level::pipe::register(signal, wakers.try_clone()?)?;
+    }
     let pool = Arc::new(Pool::new(POOL_THREADS_MAX));
-    let disks = args
-        .disks()
-        .iter()
-        .map(|args| Ok((args.clone(), open(args, &service)?)))
+    let disks = images
+        .into_iter()
+        .map(|(image, args)| OpenDisk::new(image, args, &wakers))
         .collect::<Result<Vec<_>, Error>>()?;
 
     let (ended, ends) = mpsc::channel();
     let mut stoppers = Vec::new();
-    for (args, open) in disks {
-        let stopper = Arc::new(Stopper::new()?);
-        stoppers.push(Arc::clone(&stopper));
-        let session = Session {
-            args,
-            open,
-            pool: Arc::clone(&pool),
-            stopper,
-            waker: wakers.try_clone()?,
-        };
-        let ended = ended.clone();
-        std::thread::Builder::new()
-            .name("disk".to_owned())
-            .spawn(move || session.run(&ended))?;
+    let mut started = Ok(());
+    for disk in disks {
+        let stopper = Arc::clone(&disk.stopper);
+        started = disk.start(&pool, &ended);
+        if started.is_err() {
+            break;
+        }
+        stoppers.push(stopper);
     }
-    wake.read_exact(&mut [0])?;
-    log::info!("ending");
-    end(&stoppers, &ends)
+    if started.is_ok() {
+        wake.read_exact(&mut [0])?;
+        log::info!("ending");
+    }
+    end(&stoppers, &ends).and(started)
+}
+
+fn shared_socket(disks: &[DiskArgs]) -> Option<&Path> {
+    let sockets = || disks.iter().map(|disk| disk.socket.as_path());
+    sockets()
+        .enumerate()
+        .find_map(|(at, socket)| sockets().take(at).find(|other| *other == socket))
 }
 
 fn level(service: &ServiceConfig) -> LevelFilter {
@@ -116,54 +121,82 @@ fn level(service: &ServiceConfig) -> LevelFilter {
     }
 }
 
-fn open(args: &DiskArgs, service: &ServiceConfig) -> Result<OpenDisk, Error> {
-    let image = Image::open(&args.config, service)?;
-    let identity = || image.identity().to_owned();
-    let serial = args.serial.clone().unwrap_or_else(identity);
-    let (listener, file) = socket::bind(&args.socket)?;
-    log::info!(
-        "serving image={} layers={} virtual_size={} socket={} serial={} queues={} threads={}",
-        args.config.display(),
-        image.layer_count(),
-        image.virtual_size(),
-        args.socket.display(),
-        serial,
-        args.queues.num_queues,
-        args.queues.threads,
-    );
-    let name = args.socket.display().to_string();
-    Ok(OpenDisk {
-        disk: Arc::new(Disk::new(image, name, &serial)),
-        listener,
-        file,
-    })
-}
-
-/// What the thread of one disk owns.
-struct Session {
+/// A disk with everything it takes to serve it.
+struct OpenDisk {
+    disk: Arc<Disk>,
+    listener: UnixListener,
+    file: SocketFile,
     args: DiskArgs,
-    open: OpenDisk,
-    pool: Arc<Pool>,
     stopper: Arc<Stopper>,
+    /// Ends the process when written to.
     waker: UnixStream,
 }
 
-impl Session {
-    fn run(mut self, ended: &mpsc::Sender<io::Result<()>>) {
-        let OpenDisk {
-            disk,
+impl OpenDisk {
+    fn new(image: Image, args: DiskArgs, wakers: &UnixStream) -> Result<Self, Error> {
+        let name = args.socket.display().to_string();
+        let identity = || image.identity().to_owned();
+        let serial = args.serial.clone().unwrap_or_else(identity);
+        let (listener, file) = socket::bind(&args.socket)?;
+        let with_name = |error| named(&args.socket, &error);
+        Ok(Self {
+            stopper: Arc::new(Stopper::new().map_err(with_name)?),
+            waker: wakers.try_clone().map_err(with_name)?,
+            disk: Arc::new(Disk::new(image, name, &serial)),
             listener,
             file,
-        } = self.open;
-        let result =
-            serve_connections(&disk, &self.pool, listener, self.args.queues, &self.stopper);
-        drop(file);
+            args,
+        })
+    }
+
+    /// Serves it on a thread of its own.
+    fn start(self, pool: &Arc<Pool>, ended: &mpsc::Sender<io::Result<()>>) -> Result<(), Error> {
+        let (line, socket) = (self.describe(), self.args.socket.clone());
+        let (pool, ended) = (Arc::clone(pool), ended.clone());
+        std::thread::Builder::new()
+            .name("disk".to_owned())
+            .spawn(move || self.run(&pool, &ended))
+            .map_err(|error| named(&socket, &error))?;
+        log::info!("{line}");
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let image = self.disk.image();
+        format!(
+            "serving image={} layers={} virtual_size={} socket={} serial={} queues={} threads={}",
+            self.args.config.display(),
+            image.layer_count(),
+            image.virtual_size(),
+            self.args.socket.display(),
+            String::from_utf8_lossy(self.disk.serial()).trim_end_matches('\0'),
+            self.args.queues.num_queues,
+            self.args.queues.threads,
+        )
+    }
+
+    fn run(mut self, pool: &Arc<Pool>, ended: &mpsc::Sender<io::Result<()>>) {
+        let queues = self.args.queues;
+        let result = serve_connections(&self.disk, pool, self.listener, queues, &self.stopper);
+        drop(self.file);
         if result.is_err() {
             // One disk that cannot be served ends the process.
             drop(self.waker.write(&[0]));
         }
         drop(ended.send(result));
     }
+}
+
+/// Says which disk an error of the operating system hit.
+fn named(socket: &Path, error: &io::Error) -> Error {
+    let hint = match error.raw_os_error() {
+        Some(libc::EMFILE) => "; raise the limit of open files (ulimit -n)",
+        _ => "",
+    };
+    Error::Io(io::Error::new(
+        error.kind(),
+        format!("serve {}: {error}{hint}", socket.display()),
+    ))
 }
 
 /// Stops all disks, at once if threads can be had, and waits for them, but not for ever: a VMM that does not let go must

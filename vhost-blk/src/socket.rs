@@ -41,7 +41,8 @@ pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         let message = format!("listen on socket {}: {error}", path.display());
         io::Error::new(error.kind(), message)
     };
-    let _lock = lock_directory(path).map_err(|error| fail(&error))?;
+    // A directory that cannot be read cannot be locked, but sockets can be made there.
+    let _lock = lock_directory(path);
     remove_stale(path).map_err(|error| fail(&error))?;
     let listener = UnixListener::bind(path).map_err(|error| fail(&error))?;
     let metadata = fs::symlink_metadata(path).map_err(|error| fail(&error))?;

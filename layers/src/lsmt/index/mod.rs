@@ -3,7 +3,7 @@
 //! image -> **lsmt index** -> zfile
 //!
 //! Mappings lie in one sorted array. Above it stands a linearised B+ tree of their first sectors
-//! ([`key_tree`]): each node is one 64-byte cache line, searched with one AVX-512 compare where
+//! (`key_tree.rs`): each node is one 64-byte cache line, searched with one AVX-512 compare where
 //! the CPU has it and with a portable loop otherwise. Disks below 2 TiB use 32-bit keys, 16 to a
 //! node; larger ones 64-bit keys, 8 to a node.
 //!
