@@ -69,7 +69,10 @@ pub fn lower_path(lower: &LowerConfig) -> Option<PathBuf> {
 }
 
 fn not_local(config: &ImageConfig, lower: &LowerConfig, number: usize) -> OpenFailure {
-    let missing = if lower.dir.as_os_str().is_empty() {
+    let nothing = lower.file.as_os_str().is_empty() && lower.dir.as_os_str().is_empty();
+    let missing = if nothing {
+        format!("lowers[{number}] names neither file nor dir")
+    } else if lower.dir.as_os_str().is_empty() {
         format!("lowers[{number}].file {:?} does not exist", lower.file)
     } else {
         let (file, dir) = (&lower.file, &lower.dir);

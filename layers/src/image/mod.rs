@@ -44,12 +44,18 @@ impl Image {
     pub fn open(config_path: &Path, service: &ServiceConfig) -> Result<Self> {
         let config = ImageConfig::load(config_path)?;
         let name = config_path.display().to_string();
+        result_file::check(config_path, &config)?;
         let opened = open::open_image(&config, service);
         if let Err(error) = result_file::write(&config.result_file, &opened) {
             // Whoever waits for the file will not see it, but the disk itself is right.
             log::warn!("{error}");
         }
-        opened.map_err(|failure| failure.into_error().in_file(&name))
+        let mut image = opened.map_err(|failure| failure.into_error().in_file(&name))?;
+        if image.identity.is_empty() {
+            // Better than none: a guest can tell its disks apart.
+            image.identity = format!("obd-{:08x}", crc32c::crc32c(name.as_bytes()));
+        }
+        Ok(image)
     }
 
     /// As [`Image::open`] for a config that was already read; writes no result file.
@@ -87,7 +93,7 @@ impl Image {
     }
 
     /// Up to 20 ASCII characters that name the content: from the top layer's digest, or else its
-    /// uuid; empty when it has neither.
+    /// uuid. An image that has neither is named after its config's path, or not at all.
     #[must_use]
     pub fn identity(&self) -> &str {
         &self.identity

@@ -77,7 +77,7 @@ fn check_supported(config: &ImageConfig) -> Result<(), OpenFailure> {
     if count == 0 {
         return refuse(
             ErrorKind::Config,
-            "the config names no layer: lowers is empty",
+            "the config names no layer: lowers is empty or absent",
         );
     }
     if config.upper.is_present() {

@@ -4,10 +4,36 @@
 //!
 //! Source: format reference 4.3.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::lower::lower_path;
 use super::open::OpenFailure;
-use crate::error::{Error, Result};
+use crate::config::ImageConfig;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Refuses a result file that is the config itself or one of the layers: writing it would destroy
+/// them.
+///
+/// # Errors
+/// `Config`.
+pub(super) fn check(config_path: &Path, config: &ImageConfig) -> Result<()> {
+    let Ok(result_file) = config.result_file.canonicalize() else {
+        return Ok(());
+    };
+    let layers = config.lowers.iter().filter_map(lower_path);
+    let taken = layers.chain([config_path.to_owned()]);
+    for path in taken.filter_map(|path| path.canonicalize().ok()) {
+        if path == result_file {
+            let detail = "resultFile names this file, which would be overwritten";
+            let error = Error::new(ErrorKind::Config, "read image config", detail);
+            return Err(error.in_file(path.display().to_string()));
+        }
+    }
+    Ok(())
+}
 
 /// Writes the outcome to `path`; nothing when the path is empty.
 pub(super) fn write<T>(path: &Path, outcome: &std::result::Result<T, OpenFailure>) -> Result<()> {
@@ -18,7 +44,17 @@ pub(super) fn write<T>(path: &Path, outcome: &std::result::Result<T, OpenFailure
         Ok(_) => "success".to_owned(),
         Err(failure) => format!("failed:{}", failure.message()),
     };
-    std::fs::write(path, text).map_err(|source| {
+    // O_NONBLOCK: a FIFO without a reader is an error, not a wait.
+    let mut options = File::options();
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_NONBLOCK);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|source| {
         Error::io("write result file", source).in_file(path.display().to_string())
     })
 }

@@ -5,7 +5,7 @@
 //! Holes and blocks of 4 KiB that hold only zeros are left out: they read as zeros anyway.
 
 use std::fs::File;
-use std::io::{BufWriter, Seek, Write};
+use std::io::{BufWriter, ErrorKind, Seek, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
@@ -58,6 +58,14 @@ pub fn import(
     options: ImportOptions,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<ImportSummary> {
+    if raw
+        .canonicalize()
+        .is_ok_and(|raw| output.canonicalize().is_ok_and(|output| raw == output))
+    {
+        let detail = "is the disk image and the output at once";
+        let error = Error::new(crate::ErrorKind::Config, "import", detail);
+        return Err(error.in_file(raw.display().to_string()));
+    }
     let raw = RawDisk::open(raw)?;
     let output = OutputFile::create(output, options.replace)?;
     let name = output.path().display().to_string();
@@ -182,7 +190,15 @@ impl RawDisk {
         let (data, padding) = chunk.split_at_mut(present);
         self.file
             .read_exact_at(data, at)
-            .map_err(|source| self.failed(at, source))?;
+            .map_err(|source| match source.kind() {
+                ErrorKind::UnexpectedEof => {
+                    let detail = format!("the file shrank, it had {} bytes", self.bytes);
+                    Error::corrupt("read raw disk", detail)
+                        .in_file(&self.name)
+                        .at(at)
+                }
+                _ => self.failed(at, source),
+            })?;
         padding.fill(0);
         Ok(chunk)
     }

@@ -5,6 +5,7 @@
 //! Each read is tried without waiting first, as a ring thread does, and repeated blocking when it
 //! is pending. Only places that hold data are read: holes would flatter the figure.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -82,10 +83,11 @@ impl LoadReport {
 /// `Config` for a size that is no multiple of 512 or an image without data; the first failed read.
 pub fn run_load(image: &Image, options: LoadOptions) -> Result<LoadReport> {
     let places = places_with_data(image, options.size_bytes)?;
+    let ready = Barrier::new(options.threads.max(1));
     let results: Vec<Result<LoadReport>> = std::thread::scope(|scope| {
         let run = |thread| {
-            let places = &places;
-            scope.spawn(move || one_thread(image, options, places, thread))
+            let (places, ready) = (&places, &ready);
+            scope.spawn(move || one_thread(image, options, places, thread, ready))
         };
         let threads: Vec<_> = (0..options.threads.max(1)).map(run).collect();
         let panicked = || Err(Error::new(ErrorKind::Io, OP, "a thread panicked"));
@@ -134,12 +136,15 @@ fn one_thread(
     options: LoadOptions,
     places: &[u32],
     thread: usize,
+    ready: &Barrier,
 ) -> Result<LoadReport> {
     let mut report = LoadReport::new()?;
     let mut buf = vec![0; options.size_bytes];
     let mut random = Random::new(thread as u64);
     // Sequential threads start at different places.
     let mut next = places.len() * thread / options.threads.max(1);
+    // All threads read at the same time, or the rates would not add up.
+    ready.wait();
     let begin = Instant::now();
     let mut before = begin;
     while report.elapsed < options.duration {

@@ -40,10 +40,12 @@ impl OutputFile {
         let parent = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        parent.metadata().map_err(|source| fail(path, source))?;
         let temporary = tempfile::Builder::new()
             .prefix(".obd-")
             .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(parent.unwrap_or(Path::new(".")))
+            .tempfile_in(parent)
             .map_err(|source| fail(path, source))?;
         Ok(Self {
             temporary,

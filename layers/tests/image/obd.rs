@@ -189,6 +189,51 @@ fn tools_leave_the_result_file_alone() {
 }
 
 #[test]
+fn a_result_file_never_overwrites_a_layer_or_the_config() {
+    let scene = Scene::new();
+    let layer = scene.file("layer", &plain_layer());
+    for victim in [layer.clone(), scene.path("c.json")] {
+        let config = serde_json::json!({ "lowers": [{ "file": layer }], "resultFile": victim });
+        let path = scene.file("c.json", config.to_string().as_bytes());
+        let error = Image::open(&path, &ServiceConfig::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("would be overwritten"),
+            "{error}"
+        );
+        assert!(std::fs::read(&layer).unwrap() == plain_layer());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), config.to_string());
+    }
+}
+
+#[test]
+fn results_that_cannot_be_printed_are_a_failure() {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_obd"));
+    let output = command
+        .arg("info")
+        .arg(vector("native/layer0.obd"))
+        .stdout(full)
+        .output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("write results: No space left"));
+}
+
+#[test]
+fn a_disk_image_is_not_replaced_by_its_own_layer() {
+    let scene = Scene::new();
+    let raw = scene.file("r", &pattern(1, 8192));
+    assert_fails(
+        &obd(&[&"import", &raw, &raw, &"-f"]),
+        &["the output at once"],
+    );
+    assert!(std::fs::read(&raw).unwrap() == pattern(1, 8192));
+}
+
+#[test]
 fn a_fifo_is_refused_at_once() {
     let scene = Scene::new();
     let fifo = scene.path("fifo");
@@ -221,7 +266,7 @@ fn verify_reports_every_file_though_one_is_no_config() {
         &output,
         &[
             "layer0.obd: sound",
-            "bad.json: DAMAGED",
+            "bad.json: cannot be checked",
             "not a valid config",
         ],
     );
@@ -409,7 +454,7 @@ fn a_flipped_data_byte_is_found_by_verify_and_export() {
     let verify = obd(&[&"verify", &layer]);
     assert_fails(
         &verify,
-        &["DAMAGED: 1 faults", "checksum", "block", "at byte"],
+        &["DAMAGED: 1 fault", "checksum", "block", "at byte"],
     );
     let config = config_over(scene.dir.path(), std::slice::from_ref(&layer));
     assert_fails(

@@ -31,6 +31,8 @@ pub(crate) enum Command {
 }
 
 /// Turn a raw disk image into one sealed, compressed layer. Holes and zeros are left out.
+///
+/// The disk gets a whole number of 512-byte sectors: a last partial one is filled up with zeros.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
     /// Raw disk image or block device.

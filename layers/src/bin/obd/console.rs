@@ -3,12 +3,31 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Prints one line of results. A reader that went away is not an error.
+/// Set when results could not be printed.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Prints one line of results. A reader that went away is not an error; a full disk is, and shows
+/// in [`exit_code`].
 pub(crate) fn say(line: impl Display) {
-    drop(writeln!(io::stdout(), "{line}"));
+    if let Err(error) = writeln!(io::stdout(), "{line}")
+        && error.kind() != io::ErrorKind::BrokenPipe
+        && !LOST.swap(true, Ordering::Relaxed)
+    {
+        drop(writeln!(io::stderr(), "obd: write results: {error}"));
+    }
+}
+
+/// `code`, unless results were lost.
+pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
+    if LOST.load(Ordering::Relaxed) {
+        ExitCode::FAILURE
+    } else {
+        code
+    }
 }
 
 /// Prints the error that ends the program.

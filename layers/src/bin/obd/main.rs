@@ -26,5 +26,5 @@ fn main() -> ExitCode {
         Command::Verify(command) => verify::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
     };
-    done.unwrap_or_else(|error| console::fail(&error))
+    console::exit_code(done.unwrap_or_else(|error| console::fail(&error)))
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
+use layers::ErrorKind;
 use layers::config::ServiceConfig;
 use layers::tool::{self, FileReport};
 use serde_json::{Value, json};
@@ -60,8 +61,22 @@ fn print(report: &FileReport) {
         say(format_args!("{name}: sound: {checked} read, {how}"));
         return;
     }
+    let damaged = report
+        .faults
+        .iter()
+        .any(|fault| fault.kind() == ErrorKind::Corrupt);
+    let verdict = if damaged {
+        "DAMAGED"
+    } else {
+        "cannot be checked"
+    };
+    let faults = if report.fault_count == 1 {
+        "fault"
+    } else {
+        "faults"
+    };
     say(format_args!(
-        "{name}: DAMAGED: {} faults",
+        "{name}: {verdict}: {} {faults}",
         report.fault_count
     ));
     for fault in report.faults.iter().take(FAULTS_SHOWN) {
