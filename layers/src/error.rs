@@ -26,6 +26,12 @@ pub enum ErrorKind {
     OutOfRange,
     /// A config file or an argument makes no sense.
     Config,
+    /// The host's file system is full, or a quota is.
+    NoSpace,
+    /// A change of something that cannot be changed.
+    ReadOnly,
+    /// Another process works on the file.
+    Busy,
 }
 
 /// One failed operation.
@@ -64,6 +70,7 @@ impl Error {
     pub fn io(op: &'static str, source: io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
         let mut error = Self::new(kind, op, String::new());

@@ -16,9 +16,13 @@ pub mod lsmt;
 pub mod read_at;
 pub mod tar;
 pub mod tool;
+pub mod write_at;
 pub mod zfile;
 
 pub use dest::Dest;
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
+pub use io::Access;
+pub use lsmt::WriteBatch;
 pub use read_at::{Progress, ReadAt, Wait};
+pub use write_at::WriteAt;

@@ -4,7 +4,7 @@
 //! the verdict reads them all: a line that reports trouble fails the test unless the test has
 //! declared it. When the test fails for any reason the logs are printed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,8 @@ pub struct Lab {
     dir: TempDir,
     deadline: Deadline,
     expected_lines: RefCell<Vec<&'static str>>,
-    passed: Cell<bool>,
+    /// Why the test failed; `None` once it has passed.
+    failure: RefCell<Option<String>>,
 }
 
 impl Lab {
@@ -52,10 +53,12 @@ impl Lab {
     /// What `body` returned; trouble in a log.
     pub fn run(body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let lab = Self::new()?;
-        body(&lab)?;
-        lab.ensure_quiet_logs()?;
-        lab.passed.set(true);
-        Ok(())
+        let verdict = body(&lab).and_then(|()| lab.ensure_quiet_logs());
+        *lab.failure.borrow_mut() = match &verdict {
+            Ok(()) => None,
+            Err(error) => Some(format!("{error:#}")),
+        };
+        verdict
     }
 
     fn new() -> Result<Self> {
@@ -71,7 +74,7 @@ impl Lab {
             dir,
             deadline: Deadline::after(LAB_SECONDS),
             expected_lines: RefCell::default(),
-            passed: Cell::new(false),
+            failure: RefCell::new(Some("it panicked".to_owned())),
         })
     }
 
@@ -145,9 +148,12 @@ impl Drop for Lab {
         reason = "the test runner shows it for failed tests"
     )]
     fn drop(&mut self) {
-        if self.passed.get() {
+        let failure = self.failure.borrow();
+        let Some(failure) = failure.as_deref() else {
             return;
-        }
+        };
+        // Before the logs: whoever keeps only a part of the output keeps this one.
+        eprintln!("---- failed: {failure}");
         for (name, text) in self.logs().unwrap_or_default() {
             let skipped = text.lines().count().saturating_sub(PRINTED_LINES_MAX);
             eprintln!("---- {name} (after {skipped} lines)");

@@ -270,6 +270,14 @@ impl Queue {
         Ok(())
     }
 
+    /// A daemon that died between its last used entry and the call that tells of it leaves the
+    /// driver waiting: whoever goes on with the ring calls once.
+    fn call_after_start(&self) {
+        if self.started && self.next_used != 0 {
+            self.call();
+        }
+    }
+
     #[expect(clippy::host_endian_bytes, reason = "an eventfd counts in host order")]
     fn call(&self) {
         if let Some(mut call) = self.call.as_ref() {

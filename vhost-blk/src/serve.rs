@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use layers::Image;
 use layers::config::ServiceConfig;
+use layers::{Access, Image};
 use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     let images = wanted
         .into_iter()
-        .map(|args| Ok((Image::open(&args.config, &service)?, args)))
+        .map(|args| Ok((Image::open(&args.config, &service, Access::Read)?, args)))
         .collect::<Result<Vec<_>, Error>>()?;
     // While images are opened a signal ends the process at once, from here on in good order.
     let (mut wake, wakers) = UnixStream::pair()?;

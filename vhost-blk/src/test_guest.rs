@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use layers::io::MemoryFile;
-use layers::lsmt::{HEADER_BYTES, LayerBuilder, LayerOptions, SealedLayer};
+use layers::lsmt::{HEADER_BYTES, Layer, LayerBuilder, LayerOptions};
 use layers::{Dest, Error, ErrorKind, Image, Progress, ReadAt, Result, Wait};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
 
@@ -118,7 +118,7 @@ where
         data_end: HEADER_BYTES as u64 + summary.data_bytes,
         gate,
     };
-    let layer = SealedLayer::open(Box::new(layer)).unwrap();
+    let layer = Layer::open(Box::new(layer)).unwrap();
     let image = Image::from_layers(vec![layer], "").unwrap();
     Disk::new(image, "test disk".to_owned(), "serial-of-the-disk")
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 use layers::io::MemoryFile;
-use layers::lsmt::SealedLayer;
+use layers::lsmt::Layer;
 use layers::zfile::ZFile;
 use layers::{Image, ReadAt, Result, tar, zfile};
 
@@ -21,7 +21,7 @@ fn read_disk(bytes: &[u8]) -> Result<()> {
     } else {
         payload
     };
-    let image = Image::from_layers(vec![SealedLayer::open(decoded)?], "")?;
+    let image = Image::from_layers(vec![Layer::open(decoded)?], "")?;
     check_index(&image);
     let mut buf = vec![0; 64 << 10];
     let end = image.virtual_size().min(READ_BYTES);

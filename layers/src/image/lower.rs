@@ -13,7 +13,7 @@ use super::open::OpenFailure;
 use crate::config::{ImageConfig, LowerConfig};
 use crate::error::{Error, ErrorKind};
 use crate::io::LocalFile;
-use crate::lsmt::SealedLayer;
+use crate::lsmt::Layer;
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, ZFile};
@@ -26,7 +26,7 @@ pub(super) fn open_lower(
     config: &ImageConfig,
     lower: &LowerConfig,
     number: usize,
-) -> std::result::Result<SealedLayer, OpenFailure> {
+) -> std::result::Result<Layer, OpenFailure> {
     if !lower.target_file.as_os_str().is_empty() || !lower.target_digest.is_empty() {
         let detail = "turboOCI layers (targetFile, targetDigest) are not supported by this version";
         let error = Error::new(ErrorKind::Unsupported, "open layer", detail);
@@ -49,7 +49,7 @@ pub(super) fn open_lower(
         true => Box::new(ZFile::open(payload).map_err(switch)?),
         false => payload,
     };
-    SealedLayer::open(layer)
+    Layer::open(layer)
         .map_err(|error| OpenFailure::new(format!("failed to open layer {number}"), error))
 }
 

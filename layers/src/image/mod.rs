@@ -20,8 +20,9 @@ use std::path::Path;
 
 use crate::config::{ImageConfig, ServiceConfig};
 use crate::dest::Dest;
-use crate::error::Result;
-use crate::lsmt::{SealedLayer, Stack, Uuid};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::Access;
+use crate::lsmt::{Layer, Stack, Uuid, WriteBatch};
 use crate::read_at::{Progress, Wait};
 
 /// Longest serial a virtio-blk guest can see.
@@ -36,16 +37,17 @@ pub struct Image {
 
 impl Image {
     /// Opens the image that `config_path` (a `config.v1.json`) describes and writes its result
-    /// file. Blocking; layers are opened in parallel.
+    /// file. Blocking; layers are opened in parallel. With [`Access::Read`] a writable layer is
+    /// one more layer that is only read.
     ///
     /// # Errors
     /// `Config` for a bad config, `Unsupported` for what this version cannot do, anything from
     /// below for a bad layer.
-    pub fn open(config_path: &Path, service: &ServiceConfig) -> Result<Self> {
+    pub fn open(config_path: &Path, service: &ServiceConfig, access: Access) -> Result<Self> {
         let config = ImageConfig::load(config_path)?;
         let name = config_path.display().to_string();
         result_file::check(config_path, &config)?;
-        let opened = open::open_image(&config, service);
+        let opened = open::open_image(&config, service, access);
         if let Err(error) = result_file::write(&config.result_file, &opened) {
             // Whoever waits for the file will not see it, but the disk itself is right.
             log::warn!("{error}");
@@ -62,8 +64,12 @@ impl Image {
     ///
     /// # Errors
     /// As [`Image::open`].
-    pub fn open_layers(config: &ImageConfig, service: &ServiceConfig) -> Result<Self> {
-        open::open_image(config, service).map_err(open::OpenFailure::into_error)
+    pub fn open_layers(
+        config: &ImageConfig,
+        service: &ServiceConfig,
+        access: Access,
+    ) -> Result<Self> {
+        open::open_image(config, service, access).map_err(open::OpenFailure::into_error)
     }
 
     /// Stacks layers that are already open, bottom first. `digest` names the top layer when it
@@ -71,7 +77,7 @@ impl Image {
     ///
     /// # Errors
     /// As [`Stack::new`].
-    pub fn from_layers(bottom_first: Vec<SealedLayer>, digest: &str) -> Result<Self> {
+    pub fn from_layers(bottom_first: Vec<Layer>, digest: &str) -> Result<Self> {
         let top_uuid = bottom_first.last().map(|layer| layer.trailer().uuid);
         let identity = identity(digest, top_uuid.unwrap_or_default());
         Ok(Self {
@@ -113,6 +119,87 @@ impl Image {
     #[inline]
     pub fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
         self.stack.read_at(offset, dest, wait)
+    }
+
+    /// Can the disk be written?
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        false
+    }
+
+    /// Hands `data` for the bytes at `offset` to the writable layer. Both are whole sectors inside
+    /// the disk. Readers may see it from now on; it counts as written once `batch` is committed,
+    /// and only then may the guest be told. With [`Wait::Never`] it comes back `Pending`, with
+    /// nothing staged, when it would have to wait for something else than the page cache.
+    ///
+    /// # Errors
+    /// `ReadOnly`; `OutOfRange`; `NoSpace` and `Io` from the file, then nothing is staged.
+    pub fn stage_write(
+        &self,
+        batch: &mut WriteBatch,
+        offset: u64,
+        data: &[u8],
+        wait: Wait,
+    ) -> Result<Progress> {
+        let _ = (batch, data, wait);
+        Err(Error::new(ErrorKind::ReadOnly, "write image", "no writable layer").at(offset))
+    }
+
+    /// As [`Image::stage_write`] for `len` zeros, which take no space where the layer can help it.
+    /// Serves discards as well: what was discarded reads as zeros.
+    ///
+    /// # Errors
+    /// As [`Image::stage_write`].
+    pub fn stage_zeroes(
+        &self,
+        batch: &mut WriteBatch,
+        offset: u64,
+        len: u64,
+        wait: Wait,
+    ) -> Result<Progress> {
+        let _ = (batch, len, wait);
+        Err(Error::new(ErrorKind::ReadOnly, "write image", "no writable layer").at(offset))
+    }
+
+    /// Makes everything in `batch` survive a crash of this process, and empties it. Does not wait
+    /// for the device.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`: then none of the batch counts as written.
+    pub fn commit(&self, batch: &mut WriteBatch) -> Result<()> {
+        let _ = batch;
+        Ok(())
+    }
+
+    /// Makes everything that was committed before survive a power cut. Blocks for the device.
+    /// Nothing to do for a read-only image.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; all later calls fail too, until the image is opened again.
+    pub fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes a slice, blocking: staged and committed.
+    ///
+    /// # Errors
+    /// As [`Image::stage_write`] and [`Image::commit`].
+    pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        self.stage_write(&mut batch, offset, data, Wait::UntilDone)?
+            .expect_done("write image")?;
+        self.commit(&mut batch)
+    }
+
+    /// Writes `len` zeros, blocking: staged and committed.
+    ///
+    /// # Errors
+    /// As [`Image::stage_zeroes`] and [`Image::commit`].
+    pub fn write_zeroes_at(&self, offset: u64, len: u64) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        self.stage_zeroes(&mut batch, offset, len, Wait::UntilDone)?
+            .expect_done("write image")?;
+        self.commit(&mut batch)
     }
 
     /// Fills a slice, blocking. For tools.

@@ -11,8 +11,9 @@ use super::Image;
 use super::lower::open_lower;
 use crate::config::{ImageConfig, LowerConfig, ServiceConfig};
 use crate::error::{Error, ErrorKind};
+use crate::io::Access;
 use crate::limits::{LAYERS_MAX, PARALLEL_OPENS_MAX};
-use crate::lsmt::SealedLayer;
+use crate::lsmt::Layer;
 
 /// A failed open: the words for the result file, and the error itself.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ impl OpenFailure {
 pub(super) fn open_image(
     config: &ImageConfig,
     _service: &ServiceConfig,
+    _access: Access,
 ) -> Result<Image, OpenFailure> {
     check_supported(config)?;
     let lowers = layer_configs(config);
@@ -92,10 +94,7 @@ fn check_supported(config: &ImageConfig) -> Result<(), OpenFailure> {
 }
 
 /// Opens every lower on up to 32 threads. The failure of the lowest layer is reported.
-fn open_lowers(
-    config: &ImageConfig,
-    lowers: &[LowerConfig],
-) -> Result<Vec<SealedLayer>, OpenFailure> {
+fn open_lowers(config: &ImageConfig, lowers: &[LowerConfig]) -> Result<Vec<Layer>, OpenFailure> {
     let next = AtomicUsize::new(0);
     let opened = Mutex::new(Vec::with_capacity(lowers.len()));
     let open_some = || {

@@ -7,7 +7,10 @@ mod fault_guard;
 mod local_file;
 mod mapped_file;
 mod memory;
+mod positioned;
+mod upper_file;
 
 pub use extents::next_data_extent;
 pub use local_file::{LocalFile, open_with_size};
 pub use memory::MemoryFile;
+pub use upper_file::{Access, UpperFile};

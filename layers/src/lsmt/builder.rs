@@ -174,7 +174,7 @@ impl<W: Write> LayerBuilder<W> {
 mod tests {
     use super::*;
     use crate::io::MemoryFile;
-    use crate::lsmt::SealedLayer;
+    use crate::lsmt::Layer;
 
     fn build(runs: &[(u64, usize)]) -> Vec<u8> {
         let options = LayerOptions {
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_long_run_becomes_entries_of_16320_sectors() {
         let bytes = build(&[(0, 16320), (16320, 16320), (32640, 3)]);
-        let layer = SealedLayer::open(Box::new(MemoryFile::new("built", bytes))).unwrap();
+        let layer = Layer::open(Box::new(MemoryFile::new("built", bytes))).unwrap();
         let lengths: Vec<_> = layer
             .mappings()
             .iter()
@@ -206,7 +206,7 @@ mod tests {
     fn a_layer_without_data_has_no_index_and_opens() {
         let bytes = build(&[]);
         assert_eq!(bytes.len(), 2 * HEADER_BYTES);
-        let layer = SealedLayer::open(Box::new(MemoryFile::new("built", bytes))).unwrap();
+        let layer = Layer::open(Box::new(MemoryFile::new("built", bytes))).unwrap();
         assert!(layer.mappings().is_empty());
     }
 

@@ -19,14 +19,14 @@ const BLOCK: u64 = HEADER_BYTES as u64;
 
 /// A layer whose bytes and rules were checked, not yet stacked.
 #[derive(Debug)]
-pub struct SealedLayer {
+pub struct Layer {
     source: Box<dyn ReadAt>,
     header: Record,
     trailer: Record,
     mappings: Vec<Mapping>,
 }
 
-impl SealedLayer {
+impl Layer {
     /// Reads and checks header, trailer and index. Blocking.
     ///
     /// # Errors
@@ -42,6 +42,22 @@ impl SealedLayer {
             trailer,
             mappings,
         })
+    }
+
+    /// A layer whose parts were read and checked elsewhere: a writable one that is only read.
+    #[must_use]
+    pub(crate) fn from_parts(
+        source: Box<dyn ReadAt>,
+        header: Record,
+        trailer: Record,
+        mappings: Vec<Mapping>,
+    ) -> Self {
+        Self {
+            source,
+            header,
+            trailer,
+            mappings,
+        }
     }
 
     /// The record at the start of the file.

@@ -67,6 +67,15 @@ impl Mapping {
         }
     }
 
+    /// An entry that readers skip like padding, with room for a remark: 14 bits, a kind, 55 bits.
+    #[must_use]
+    pub(crate) fn remark(kind: u8, short: u64, value: u64) -> Self {
+        Self {
+            word0: SECTOR_INVALID | short << LENGTH_SHIFT,
+            word1: value & BLOB_SECTOR_MAX | u64::from(kind) << TAG_SHIFT,
+        }
+    }
+
     /// Decodes an entry.
     #[must_use]
     pub fn from_bytes(bytes: [u8; ENTRY_BYTES]) -> Self {

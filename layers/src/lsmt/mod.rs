@@ -18,14 +18,16 @@ mod layer;
 mod mapping;
 mod overlay;
 mod stack;
+mod upper;
 mod uuid;
 
 pub use builder::{LayerBuilder, LayerOptions, LayerSummary};
 pub use format::{HEADER_BYTES, Record, RecordKind, is_lsmt};
 pub use index::{Index, LookupPath};
 pub use index_file::parse_entries;
-pub use layer::SealedLayer;
+pub use layer::Layer;
 pub use mapping::{Mapping, SectorRange};
 pub use overlay::merge_layers;
 pub use stack::Stack;
+pub use upper::{UpperIndex, WriteBatch};
 pub use uuid::Uuid;

@@ -9,7 +9,7 @@
 //! Source: format reference 1.5, 1.10.
 
 use super::index::Index;
-use super::layer::SealedLayer;
+use super::layer::Layer;
 use super::mapping::SectorRange;
 use super::overlay::merge_layers;
 use crate::dest::Dest;
@@ -31,7 +31,7 @@ impl Stack {
     /// # Errors
     /// `Config` for no layer or more than 255; `Unsupported` when the merged index is too large;
     /// `Corrupt` for a virtual size that is no multiple of 512.
-    pub fn new(bottom_first: Vec<SealedLayer>) -> Result<Self> {
+    pub fn new(bottom_first: Vec<Layer>) -> Result<Self> {
         const OP: &str = "stack layers";
         let count = bottom_first.len();
         if count == 0 || count > LAYERS_MAX {
@@ -113,7 +113,7 @@ impl Stack {
     }
 }
 
-fn checked_virtual_size(layer: &SealedLayer) -> Result<u64> {
+fn checked_virtual_size(layer: &Layer) -> Result<u64> {
     let size = layer.trailer().virtual_size_bytes;
     if size.is_multiple_of(SECTOR_BYTES) {
         return Ok(size);

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::LocalFile;
 use crate::limits::SECTOR_BYTES;
-use crate::lsmt::{HEADER_BYTES, SealedLayer, is_lsmt};
+use crate::lsmt::{HEADER_BYTES, Layer, is_lsmt};
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, Algorithm, ZFile};
@@ -136,7 +136,7 @@ fn zfile_info(zfile: &ZFile) -> ZFileInfo {
 }
 
 fn layer_info(payload: Box<dyn ReadAt>) -> Result<LayerInfo> {
-    let layer = SealedLayer::open(payload)?;
+    let layer = Layer::open(payload)?;
     let (trailer, mappings) = (layer.trailer(), layer.mappings());
     let bytes_where = |zeroed: bool| {
         let chosen = mappings

@@ -6,8 +6,9 @@ use super::inspect::starts_a_layer;
 use crate::config::{ImageConfig, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::image::{Image, layer_configs, lower_path};
+use crate::io::Access;
 use crate::io::LocalFile;
-use crate::lsmt::SealedLayer;
+use crate::lsmt::Layer;
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, ZFile};
@@ -81,7 +82,7 @@ pub fn verify_config(
     let all_here = reports.len() == layer_configs(&config).len();
     // A layer that is damaged was reported with its file; opening would only repeat that.
     if !all_here || reports.iter().all(FileReport::is_sound) {
-        match Image::open_layers(&config, service) {
+        match Image::open_layers(&config, service, Access::Read) {
             Ok(_) => return reports,
             Err(error) => whole.add(error),
         }
@@ -112,7 +113,7 @@ fn verify_stages(
     };
     // A damaged block was reported; what depends on it would only repeat that.
     if found.is_sound() && starts_a_layer(&*decoded)? {
-        drop(SealedLayer::open(decoded)?);
+        drop(Layer::open(decoded)?);
     }
     Ok(())
 }

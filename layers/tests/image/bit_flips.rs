@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::support::{layer_bytes, pattern};
 use layers::image::Image;
 use layers::io::MemoryFile;
-use layers::lsmt::SealedLayer;
+use layers::lsmt::Layer;
 use layers::tool::{ImportOptions, import};
 use layers::zfile::{self, ZFile};
 use layers::{ReadAt, tar};
@@ -19,7 +19,7 @@ fn disk_of(bytes: Vec<u8>) -> layers::Result<Vec<u8>> {
         true => Box::new(ZFile::open(payload)?),
         false => payload,
     };
-    let image = Image::from_layers(vec![SealedLayer::open(decoded)?], "")?;
+    let image = Image::from_layers(vec![Layer::open(decoded)?], "")?;
     // A flipped size is a different disk; reading it all could take for ever.
     let mut disk = image.virtual_size().to_le_bytes().to_vec();
     disk.resize(8 + usize::try_from(DISK_BYTES).unwrap(), 0);

@@ -1,9 +1,9 @@
 //! What the behaviour tests share: vector files, configs, layers made on the spot.
 use std::path::{Path, PathBuf};
 
-use layers::Image;
 use layers::config::ServiceConfig;
 use layers::lsmt::{LayerBuilder, LayerOptions};
+use layers::{Access, Image};
 
 /// A file that the C++ tools wrote.
 pub(crate) fn vector(name: &str) -> PathBuf {
@@ -27,7 +27,11 @@ pub(crate) fn config_over(dir: &Path, lowers: &[PathBuf]) -> PathBuf {
 /// Opens a stack of local files, bottom first.
 pub(crate) fn open(lowers: &[PathBuf]) -> layers::Result<Image> {
     let dir = tempfile::tempdir().unwrap();
-    Image::open(&config_over(dir.path(), lowers), &ServiceConfig::default())
+    Image::open(
+        &config_over(dir.path(), lowers),
+        &ServiceConfig::default(),
+        Access::Read,
+    )
 }
 
 /// The bytes of an uncompressed layer with the given runs: first sector and data.

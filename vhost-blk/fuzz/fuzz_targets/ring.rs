@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use layers::io::MemoryFile;
-use layers::lsmt::{HEADER_BYTES, LayerBuilder, LayerOptions, SealedLayer};
+use layers::lsmt::{HEADER_BYTES, Layer, LayerBuilder, LayerOptions};
 use layers::{Dest, Error, ErrorKind, Image, Progress, ReadAt, Result, Wait};
 use vhost_blk::disk::Disk;
 use vhost_blk::guest_memory::{GuestMemory, SharedGuestMemory};
@@ -43,7 +43,7 @@ struct Layer(MemoryFile);
 impl Layer {
     const DATA_BYTES: usize = 2 << 20;
 
-    fn open() -> Result<SealedLayer> {
+    fn open() -> Result<Layer> {
         let options = LayerOptions {
             virtual_size_bytes: DISK_BYTES,
             ..LayerOptions::default()
@@ -51,7 +51,7 @@ impl Layer {
         let mut builder = LayerBuilder::new(Vec::new(), options)?;
         builder.append(0, &vec![0; Self::DATA_BYTES])?;
         let (bytes, _) = builder.finish()?;
-        SealedLayer::open(Box::new(Self(MemoryFile::new("fuzz layer", bytes))))
+        Layer::open(Box::new(Self(MemoryFile::new("fuzz layer", bytes))))
     }
 }
 

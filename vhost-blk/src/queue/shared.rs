@@ -103,7 +103,10 @@ impl SharedQueue {
 
     /// The eventfd that tells the driver about used entries.
     pub fn set_call(&self, call: Option<File>) {
-        self.control(|queue| queue.call = call);
+        self.control(|queue| {
+            queue.call = call;
+            queue.call_after_start();
+        });
     }
 
     /// A disabled queue keeps its requests in flight but takes no new ones.
@@ -122,6 +125,7 @@ impl SharedQueue {
             queue.unpublished = false;
             queue.kicks_requested = false;
             queue.in_flight.reserve(usize::from(queue.layout.size));
+            queue.call_after_start();
         });
     }
 

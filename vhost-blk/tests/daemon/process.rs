@@ -6,8 +6,8 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use layers::Image;
 use layers::config::ServiceConfig;
+use layers::{Access, Image};
 
 /// No step of a test takes longer, on however busy a machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ pub(crate) fn image_of(dir: &Path, layers: &[PathBuf]) -> (PathBuf, Image) {
         dir.join("result").display()
     );
     std::fs::write(&config, text).unwrap();
-    let image = Image::open(&config, &ServiceConfig::default()).unwrap();
+    let image = Image::open(&config, &ServiceConfig::default(), Access::Read).unwrap();
     (config, image)
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use layers::config::{ImageConfig, ServiceConfig};
-use layers::{Image, tool};
+use layers::{Access, Image, tool};
 use serde_json::json;
 
 use crate::args::ExportArgs;
@@ -11,7 +11,7 @@ use crate::console::{human, progress_bar, reporter, say};
 
 pub(crate) fn run(args: &ExportArgs, json: bool) -> layers::Result<ExitCode> {
     let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
-    let image = Image::open_layers(&ImageConfig::load(&args.config)?, &service)?;
+    let image = Image::open_layers(&ImageConfig::load(&args.config)?, &service, Access::Read)?;
     let bar = progress_bar("exporting");
     let summary = tool::export(&image, &args.out, args.force, &mut reporter(&bar))?;
     bar.finish_and_clear();
