@@ -14,6 +14,9 @@ pub const LAYER_INDEX_ENTRIES_MAX: u64 = 1_000_000;
 /// Most mappings of a merged index.
 pub const MERGED_MAPPINGS_MAX: usize = 128_000_000;
 
+/// Most entries in the index log of a writable layer, padding entries included.
+pub const LOG_ENTRIES_MAX: u64 = 128_000_000;
+
 /// Longest run of sectors in one index entry: 14 bits.
 pub const MAPPING_SECTORS_MAX: u64 = (1 << 14) - 1;
 

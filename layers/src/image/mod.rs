@@ -5,34 +5,42 @@
 //! Invariants
 //! - an image that opened can serve every sector of its virtual size: all structures were
 //!   checked, data blocks are checked as they are read.
-//! - reads take `&self`, no lock, and allocate nothing once a thread's buffers are warm.
+//! - reads take `&self`, no lock across I/O, and allocate nothing once a thread's buffers are warm.
 //!
 //! Source: format reference 4.2, 4.3.
 
 mod lower;
 mod open;
 mod result_file;
+mod writable;
 
 pub use lower::lower_path;
 pub use open::layer_configs;
+use writable::Writable;
 
 use std::path::Path;
 
-use crate::config::{ImageConfig, ServiceConfig};
+use crate::config::{ImageConfig, ServiceConfig, UpperConfig};
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Access;
-use crate::lsmt::{Layer, Stack, Uuid, WriteBatch};
+use crate::lsmt::{Layer, Stack, Upper, Uuid, WriteBatch};
 use crate::read_at::{Progress, Wait};
 
 /// Longest serial a virtio-blk guest can see.
 const IDENTITY_CHARS: usize = 20;
 
-/// An open read-only image. Cheap to share behind an `Arc`; all reads take `&self`.
+/// An open image. Cheap to share behind an `Arc`; all reads and writes take `&self`.
 #[derive(Debug)]
 pub struct Image {
-    stack: Stack,
+    layers: Layers,
     identity: String,
+}
+
+#[derive(Debug)]
+enum Layers {
+    ReadOnly(Stack),
+    Writable(Writable),
 }
 
 impl Image {
@@ -81,21 +89,44 @@ impl Image {
         let top_uuid = bottom_first.last().map(|layer| layer.trailer().uuid);
         let identity = identity(digest, top_uuid.unwrap_or_default());
         Ok(Self {
-            stack: Stack::new(bottom_first)?,
+            layers: Layers::ReadOnly(Stack::new(bottom_first)?),
             identity,
+        })
+    }
+
+    /// Puts a writable layer on top of layers that are already open, bottom first; none is fine.
+    /// A writable layer without a size takes that of the layers below, and keeps it.
+    ///
+    /// # Errors
+    /// As [`Stack::new`]; `NoSpace` and `Io` when the size cannot be kept.
+    pub fn with_upper(bottom_first: Vec<Layer>, upper: Upper) -> Result<Self> {
+        let below = match bottom_first.is_empty() {
+            true => None,
+            false => Some(Stack::new(bottom_first)?),
+        };
+        let writable = Writable::new(below, upper)?;
+        Ok(Self {
+            identity: identity("", writable.uuid()),
+            layers: Layers::Writable(writable),
         })
     }
 
     /// Size of the disk in bytes, a multiple of 512.
     #[must_use]
     pub fn virtual_size(&self) -> u64 {
-        self.stack.virtual_size_bytes()
+        match &self.layers {
+            Layers::ReadOnly(stack) => stack.virtual_size_bytes(),
+            Layers::Writable(writable) => writable.virtual_size_bytes(),
+        }
     }
 
-    /// Number of read-only layers.
+    /// Number of layers, the writable one included.
     #[must_use]
     pub fn layer_count(&self) -> usize {
-        self.stack.layer_count()
+        match &self.layers {
+            Layers::ReadOnly(stack) => stack.layer_count(),
+            Layers::Writable(writable) => writable.layer_count(),
+        }
     }
 
     /// Up to 20 ASCII characters that name the content: from the top layer's digest, or else its
@@ -105,10 +136,13 @@ impl Image {
         &self.identity
     }
 
-    /// The merged layers, for tools that walk the index.
+    /// The merged layers, for tools that walk the index; `None` while they may change.
     #[must_use]
-    pub fn stack(&self) -> &Stack {
-        &self.stack
+    pub fn stack(&self) -> Option<&Stack> {
+        match &self.layers {
+            Layers::ReadOnly(stack) => Some(stack),
+            Layers::Writable(_) => None,
+        }
     }
 
     /// Fills `dest` with the disk's bytes at `offset`. Both must be multiples of 512.
@@ -118,13 +152,26 @@ impl Image {
     /// `OutOfRange` for unaligned requests; `Corrupt` and `Io` from a layer.
     #[inline]
     pub fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
-        self.stack.read_at(offset, dest, wait)
+        match &self.layers {
+            Layers::ReadOnly(stack) => stack.read_at(offset, dest, wait),
+            Layers::Writable(writable) => writable.read_at(offset, dest, wait),
+        }
     }
 
     /// Can the disk be written?
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        false
+        matches!(self.layers, Layers::Writable(_))
+    }
+
+    fn writable(&self) -> Result<&Writable> {
+        match &self.layers {
+            Layers::Writable(writable) => Ok(writable),
+            Layers::ReadOnly(_) => {
+                let detail = "the image has no writable layer";
+                Err(Error::new(ErrorKind::ReadOnly, "write image", detail))
+            }
+        }
     }
 
     /// Hands `data` for the bytes at `offset` to the writable layer. Both are whole sectors inside
@@ -141,8 +188,7 @@ impl Image {
         data: &[u8],
         wait: Wait,
     ) -> Result<Progress> {
-        let _ = (batch, data, wait);
-        Err(Error::new(ErrorKind::ReadOnly, "write image", "no writable layer").at(offset))
+        self.writable()?.stage_write(batch, offset, data, wait)
     }
 
     /// As [`Image::stage_write`] for `len` zeros, which take no space where the layer can help it.
@@ -157,8 +203,7 @@ impl Image {
         len: u64,
         wait: Wait,
     ) -> Result<Progress> {
-        let _ = (batch, len, wait);
-        Err(Error::new(ErrorKind::ReadOnly, "write image", "no writable layer").at(offset))
+        self.writable()?.stage_zeroes(batch, offset, len, wait)
     }
 
     /// Makes everything in `batch` survive a crash of this process, and empties it. Does not wait
@@ -167,8 +212,7 @@ impl Image {
     /// # Errors
     /// `NoSpace`, `Io`: then none of the batch counts as written.
     pub fn commit(&self, batch: &mut WriteBatch) -> Result<()> {
-        let _ = batch;
-        Ok(())
+        self.writable()?.commit(batch)
     }
 
     /// Makes everything that was committed before survive a power cut. Blocks for the device.
@@ -177,7 +221,29 @@ impl Image {
     /// # Errors
     /// `NoSpace`, `Io`; all later calls fail too, until the image is opened again.
     pub fn flush(&self) -> Result<()> {
-        Ok(())
+        match &self.layers {
+            Layers::ReadOnly(_) => Ok(()),
+            Layers::Writable(writable) => writable.flush(),
+        }
+    }
+
+    /// Makes the disk larger; that survives a power cut. Blocking.
+    ///
+    /// # Errors
+    /// `ReadOnly`; as [`Upper::grow`].
+    pub fn grow(&self, bytes: u64) -> Result<()> {
+        self.writable()?.grow(bytes)
+    }
+
+    /// A snapshot of the running disk: seals the writable layer in place, puts it below, and goes
+    /// on with the layer `new`, which is made already and gives the disk its size. Waits for
+    /// writes that are staged; blocks.
+    ///
+    /// # Errors
+    /// `ReadOnly`; `Config` for a new layer without a size; as [`Upper::open`] and
+    /// [`Upper::seal`]. The disk goes on as it was then.
+    pub fn restack(&self, new: &UpperConfig) -> Result<()> {
+        self.writable()?.restack(new)
     }
 
     /// Writes a slice, blocking: staged and committed.

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::io::Access;
 use crate::limits::{LAYERS_MAX, PARALLEL_OPENS_MAX};
 use crate::lsmt::Layer;
+use crate::lsmt::upper::{Upper, open_read_only};
 
 /// A failed open: the words for the result file, and the error itself.
 #[derive(Debug)]
@@ -40,17 +41,26 @@ impl OpenFailure {
 pub(super) fn open_image(
     config: &ImageConfig,
     _service: &ServiceConfig,
-    _access: Access,
+    access: Access,
 ) -> Result<Image, OpenFailure> {
     check_supported(config)?;
     let lowers = layer_configs(config);
-    let layers = open_lowers(config, lowers)?;
-    let digest = lowers
-        .last()
-        .map(|lower| lower.digest.as_str())
-        .unwrap_or_default();
-    // The C++ daemon has no words for a failure to stack.
-    Image::from_layers(layers, digest).map_err(|error| OpenFailure::new(String::new(), error))
+    let mut layers = open_lowers(config, lowers)?;
+    // The C++ daemon has no words for an upper that does not open, or a failure to stack.
+    let silent = |error| OpenFailure::new(String::new(), error);
+    let (data, index) = (&config.upper.data, &config.upper.index);
+    if config.upper.is_present() && access == Access::Write {
+        let upper = Upper::open(data, index).map_err(silent)?;
+        return Image::with_upper(layers, upper).map_err(silent);
+    }
+    if config.upper.is_present() {
+        layers.push(open_read_only(data, index).map_err(silent)?);
+    }
+    let digest = match (config.upper.is_present(), lowers.last()) {
+        (false, Some(top)) => top.digest.as_str(),
+        _ => "",
+    };
+    Image::from_layers(layers, digest).map_err(silent)
 }
 
 /// The lowers that hold data: an acceleration layer on top only carries a trace.
@@ -76,14 +86,15 @@ fn check_supported(config: &ImageConfig) -> Result<(), OpenFailure> {
             &format!("{count} lowers, at most {LAYERS_MAX} allowed"),
         );
     }
-    if count == 0 {
+    let upper = &config.upper;
+    if count == 0 && !upper.is_present() {
         return refuse(
             ErrorKind::Config,
-            "the config names no layer: lowers is empty or absent",
+            "the config names no layer: lowers is empty or absent, and so is upper",
         );
     }
-    if config.upper.is_present() {
-        let detail = "writable images (upper) are not supported by this version";
+    if upper.is_present() && !(upper.target.as_os_str().is_empty()) {
+        let detail = "turboOCI uppers (upper.target) are not supported by this version";
         return refuse(ErrorKind::Unsupported, detail);
     }
     if config.acceleration_layer && !config.record_trace_path.as_os_str().is_empty() {

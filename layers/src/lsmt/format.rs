@@ -19,7 +19,7 @@
 //! Source: format reference 1.1, 1.2.
 
 use super::uuid::Uuid;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::USER_TAG_BYTES_MAX;
 
 /// Size of a header or trailer block in bytes.
@@ -117,6 +117,41 @@ impl Record {
         match kind {
             RecordKind::Header => FLAG_HEADER | FLAG_DATA_FILE | FLAG_SEALED,
             RecordKind::Trailer => FLAG_DATA_FILE | FLAG_SEALED,
+        }
+    }
+
+    /// Flag word of the header of a writable layer's file.
+    #[must_use]
+    pub fn writable_flags(is_data_file: bool, is_sparse: bool) -> u32 {
+        let data = if is_data_file { FLAG_DATA_FILE } else { 0 };
+        let sparse = if is_sparse { FLAG_SPARSE } else { 0 };
+        FLAG_HEADER | data | sparse
+    }
+
+    /// Flag word of the trailer of a layer that is sealed in place.
+    #[must_use]
+    pub fn sealed_trailer_flags(&self) -> u32 {
+        FLAG_DATA_FILE | FLAG_SEALED | self.flags & FLAG_SPARSE
+    }
+
+    /// Checks the flag bits that the header of a writable layer's file must have.
+    ///
+    /// # Errors
+    /// `Config` when it is another kind of file.
+    pub fn check_unsealed_flags(&self, want_data_file: bool) -> Result<()> {
+        let flags = self.flags;
+        let refuse = |what: &str| {
+            let detail = format!("flags {flags:#x} are those of {what}");
+            Err(Error::new(ErrorKind::Config, "read layer header", detail))
+        };
+        if flags & FLAG_HEADER == 0 {
+            return refuse("a trailer");
+        }
+        match (want_data_file, flags & FLAG_DATA_FILE != 0) {
+            (true, false) => refuse("an index file, a data file is wanted"),
+            (false, true) => refuse("a data file, an index file is wanted"),
+            _ if flags & FLAG_SEALED != 0 => refuse("a committed layer, which cannot be written"),
+            _ => Ok(()),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::limits::{BLOB_SECTOR_MAX, SECTOR_BYTES, SECTOR_INVALID};
 const OP: &str = "read layer index";
 
 /// First sector that can hold data: the header takes eight.
-const DATA_FIRST_SECTOR: u64 = 8;
+pub(super) const DATA_FIRST_SECTOR: u64 = 8;
 
 /// Decodes and checks a whole index that starts at `index_offset_bytes` of its file.
 ///

@@ -19,7 +19,7 @@ mod layer;
 mod mapping;
 mod overlay;
 mod stack;
-mod upper;
+pub mod upper;
 mod uuid;
 
 pub use builder::{LayerBuilder, LayerOptions, LayerSummary};
@@ -30,5 +30,5 @@ pub use layer::Layer;
 pub use mapping::{Mapping, SectorRange};
 pub use overlay::merge_layers;
 pub use stack::Stack;
-pub use upper::{UpperIndex, WriteBatch};
+pub use upper::{Upper, UpperIndex, WriteBatch};
 pub use uuid::Uuid;

@@ -8,6 +8,8 @@
 //!
 //! Source: format reference 1.5, 1.10.
 
+use std::sync::Arc;
+
 use super::index::Index;
 use super::layer::Layer;
 use super::mapping::SectorRange;
@@ -21,7 +23,7 @@ use crate::read_at::{Progress, ReadAt, Wait};
 #[derive(Debug)]
 pub struct Stack {
     index: Index,
-    sources: Vec<Box<dyn ReadAt>>,
+    sources: Vec<Arc<dyn ReadAt>>,
     virtual_size_bytes: u64,
 }
 
@@ -34,7 +36,8 @@ impl Stack {
     pub fn new(bottom_first: Vec<Layer>) -> Result<Self> {
         const OP: &str = "stack layers";
         let count = bottom_first.len();
-        if count == 0 || count > LAYERS_MAX {
+        // One more than lowers are allowed: a writable layer that is only read.
+        if count == 0 || count > LAYERS_MAX + 1 {
             let detail = format!("{count} layers, an image has 1 to {LAYERS_MAX}");
             return Err(Error::new(ErrorKind::Config, OP, detail));
         }
@@ -51,13 +54,39 @@ impl Stack {
                     .map(|mapping| mapping.with_tag(tag))
                     .collect(),
             );
-            sources.push(source);
+            sources.push(Arc::from(source));
         }
         let index = Index::new(merge_layers(indexes)?);
         Ok(Self {
             index,
             sources,
             virtual_size_bytes,
+        })
+    }
+
+    /// This stack with `top` on it. Both share the files below.
+    ///
+    /// # Errors
+    /// As [`Stack::new`].
+    pub fn with_top(&self, top: Layer) -> Result<Self> {
+        const OP: &str = "stack layers";
+        if self.sources.len() >= LAYERS_MAX {
+            let detail = format!("the image has {LAYERS_MAX} layers, no more are allowed");
+            return Err(Error::new(ErrorKind::Config, OP, detail));
+        }
+        let own_size = checked_virtual_size(&top)?;
+        let (source, mappings) = top.into_parts();
+        let below = self.index.mappings().iter();
+        let below = below.map(|mapping| mapping.with_tag(mapping.tag().saturating_add(1)));
+        let index = Index::new(merge_layers(vec![mappings, below.collect()])?);
+        let sources = std::iter::once(Arc::from(source)).chain(self.sources.iter().cloned());
+        Ok(Self {
+            index,
+            sources: sources.collect(),
+            virtual_size_bytes: match own_size {
+                0 => self.virtual_size_bytes,
+                size => size,
+            },
         })
     }
 
@@ -122,7 +151,7 @@ fn checked_virtual_size(layer: &Layer) -> Result<u64> {
     Err(Error::corrupt("stack layers", detail).in_file(layer.source().name()))
 }
 
-fn sector_range(offset_bytes: u64, len: usize) -> Result<SectorRange> {
+pub(super) fn sector_range(offset_bytes: u64, len: usize) -> Result<SectorRange> {
     let len = len as u64;
     let aligned = offset_bytes.is_multiple_of(SECTOR_BYTES) && len.is_multiple_of(SECTOR_BYTES);
     match offset_bytes.checked_add(len) {
@@ -138,7 +167,7 @@ fn sector_range(offset_bytes: u64, len: usize) -> Result<SectorRange> {
 }
 
 /// Splits off what `sectors` cover; they are part of a range that was a `usize` of bytes.
-fn take_sectors<'a>(dest: &mut Dest<'a>, sectors: u64) -> Dest<'a> {
+pub(super) fn take_sectors<'a>(dest: &mut Dest<'a>, sectors: u64) -> Dest<'a> {
     let bytes = usize::try_from(sectors * SECTOR_BYTES).unwrap_or(usize::MAX);
     dest.take_front(bytes)
 }

@@ -15,6 +15,11 @@ impl Uuid {
     /// All zero: what "no uuid" looks like on disk.
     pub const NIL: Self = Self([0; 16]);
 
+    /// The 128 bits, first byte highest.
+    pub(super) fn from_bits(bits: u128) -> Self {
+        Self(bits.to_be_bytes())
+    }
+
     /// Parses 36 characters, upper or lower case. A hex digit at a dash position is skipped like
     /// the dash it stands for, as the C++ tools do.
     #[must_use]

@@ -71,13 +71,16 @@ pub fn export(
 }
 
 /// The first byte at or after `from` that a data mapping covers, cut down to a block boundary.
+/// A disk that may be written meanwhile may have data anywhere.
 fn next_mapped(image: &Image, from: u64, size: u64) -> Option<u64> {
     let range = SectorRange {
         start: from / SECTOR_BYTES,
         end: size / SECTOR_BYTES,
     };
-    let mapping = image
-        .stack()
+    let Some(stack) = image.stack() else {
+        return Some(from);
+    };
+    let mapping = stack
         .index()
         .lookup(range)
         .find(|mapping| !mapping.is_zeroed())?;

@@ -112,8 +112,11 @@ fn places_with_data(image: &Image, size_bytes: usize) -> Result<Vec<u32>> {
     }
     let whole = image.virtual_size() / size;
     let mut places: Vec<u32> = Vec::new();
-    for mapping in image
-        .stack()
+    let Some(stack) = image.stack() else {
+        let detail = "a load needs an image that is opened for reading";
+        return Err(Error::new(ErrorKind::Config, OP, detail));
+    };
+    for mapping in stack
         .index()
         .mappings()
         .iter()

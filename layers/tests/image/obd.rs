@@ -355,11 +355,11 @@ fn absurd_configs_are_refused_with_the_place() {
 #[test]
 fn what_later_versions_will_do_is_refused_in_words() {
     let scene = Scene::new();
-    let upper = r#"{"lowers":[{"file":"/x"}],"upper":{"data":"/d","index":"/i"}}"#;
+    let upper = r#"{"upper":{"data":"/d","index":"/i","target":"/t"}}"#;
     let config = scene.file("c.json", upper.as_bytes());
     assert_fails(
         &scene.export(&config),
-        &["writable images (upper) are not supported"],
+        &["turboOCI uppers", "not supported"],
     );
     let remote = r#"{"repoBlobUrl":"https://r/v2/a/blobs","lowers":[{"digest":"sha256:00"}]}"#;
     let config = scene.file("c.json", remote.as_bytes());

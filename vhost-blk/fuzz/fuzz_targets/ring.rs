@@ -36,11 +36,11 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 const DISK_BYTES: u64 = 1 << 20;
 
-/// A layer with data beyond the end of the disk too. The data is good, waiting, bad, good ...
+/// A file of a layer with data beyond the end of the disk too. The data is good, waiting, bad, good ...
 #[derive(Debug)]
-struct Layer(MemoryFile);
+struct PatchyFile(MemoryFile);
 
-impl Layer {
+impl PatchyFile {
     const DATA_BYTES: usize = 2 << 20;
 
     fn open() -> Result<Layer> {
@@ -55,7 +55,7 @@ impl Layer {
     }
 }
 
-impl ReadAt for Layer {
+impl ReadAt for PatchyFile {
     fn size(&self) -> u64 {
         self.0.size()
     }
@@ -83,7 +83,7 @@ impl ReadAt for Layer {
 
 static POOL: LazyLock<Arc<Pool>> = LazyLock::new(|| Arc::new(Pool::new(2)));
 static DISK: LazyLock<Option<Arc<Disk>>> = LazyLock::new(|| {
-    let image = Image::from_layers(vec![Layer::open().ok()?], "").ok()?;
+    let image = Image::from_layers(vec![PatchyFile::open().ok()?], "").ok()?;
     Some(Arc::new(Disk::new(image, "fuzz disk".to_owned(), "fuzz")))
 });
 

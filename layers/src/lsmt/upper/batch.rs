@@ -1,33 +1,52 @@
 //! Changes on their way into the index log.
 //!
-//! image -> **lsmt write batch** (no I/O)
+//! image -> **lsmt write batch** -> log (no I/O here)
 
+use super::gate::Pass;
 use crate::lsmt::mapping::Mapping;
 
-/// Writes that are in the data file and not yet in the log. Reused from batch to batch.
+/// An index entry whose data is in the data file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Staged {
+    pub(super) mapping: Mapping,
+    /// CRC-32C of its data; 0 for zeroes, which have none.
+    pub(super) data_checksum: u32,
+}
+
+/// Writes that are in the data file and not yet in the log. Reused from batch to batch. While it
+/// holds anything, the layer it belongs to is not sealed.
 #[derive(Debug, Default)]
 pub struct WriteBatch {
-    pub(super) entries: Vec<Mapping>,
-    /// CRC-32C over every entry and the CRC-32C of its data.
-    pub(super) checksum: u32,
+    entries: Vec<Staged>,
+    pass: Option<Pass>,
 }
 
 impl WriteBatch {
     /// True when there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.pass.is_none()
     }
 
-    /// Adds an entry whose data (none for zeroes) has the CRC-32C `data_checksum`.
-    pub(super) fn push(&mut self, entry: Mapping, data_checksum: u32) {
-        self.checksum = crc32c::crc32c_append(self.checksum, &entry.to_bytes());
-        self.checksum = crc32c::crc32c_append(self.checksum, &data_checksum.to_le_bytes());
-        self.entries.push(entry);
+    pub(super) fn entries(&self) -> &[Staged] {
+        &self.entries
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(super) fn push(&mut self, mapping: Mapping, data_checksum: u32) {
+        self.entries.push(Staged {
+            mapping,
+            data_checksum,
+        });
+    }
+
+    /// Lets the batch belong to the layer behind a gate.
+    pub(crate) fn hold(&mut self, pass: Pass) {
+        self.pass = Some(pass);
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
         self.entries.clear();
-        self.checksum = 0;
+        self.pass = None;
     }
 }

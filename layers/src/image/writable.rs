@@ -1,0 +1,194 @@
+//! A disk that is written: layers that are only read, and a writable one on top.
+//!
+//! image -> **writable** -> lsmt upper, lsmt stack
+//!
+//! Invariants
+//! - from the first write that is staged in a batch until the batch is committed the layers stay
+//!   the same: whoever replaces them closes the gate first.
+//! - readers keep the layers that they began with.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::config::UpperConfig;
+use crate::dest::Dest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::LocalFile;
+use crate::limits::SECTOR_BYTES;
+use crate::lsmt::upper::{Gate, Upper, WriteBatch};
+use crate::lsmt::{Layer, SectorRange, Stack, Uuid};
+use crate::read_at::{Progress, Wait};
+
+/// The layers of one moment.
+#[derive(Debug)]
+struct Layers {
+    below: Option<Stack>,
+    upper: Upper,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Writable {
+    layers: RwLock<Arc<Layers>>,
+    gate: Arc<Gate>,
+    virtual_size_bytes: AtomicU64,
+}
+
+impl Writable {
+    /// Stacks `upper` on `below`. An upper without a size takes that of the layers below, also in
+    /// its files.
+    pub(super) fn new(below: Option<Stack>, upper: Upper) -> Result<Self> {
+        if upper.virtual_size_bytes() == 0
+            && let Some(below) = &below
+        {
+            upper.grow(below.virtual_size_bytes())?;
+        }
+        Ok(Self {
+            virtual_size_bytes: AtomicU64::new(upper.virtual_size_bytes()),
+            layers: RwLock::new(Arc::new(Layers { below, upper })),
+            gate: Arc::default(),
+        })
+    }
+
+    fn layers(&self) -> Arc<Layers> {
+        Arc::clone(&self.layers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn virtual_size_bytes(&self) -> u64 {
+        self.virtual_size_bytes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn layer_count(&self) -> usize {
+        let layers = self.layers();
+        layers.below.as_ref().map_or(0, Stack::layer_count) + 1
+    }
+
+    pub(super) fn uuid(&self) -> Uuid {
+        self.layers().upper.uuid()
+    }
+
+    pub(super) fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+        let layers = self.layers();
+        let below = layers.below.as_ref();
+        layers.upper.read_at(below, offset, dest, wait)
+    }
+
+    pub(super) fn stage_write(
+        &self,
+        batch: &mut WriteBatch,
+        offset: u64,
+        data: &[u8],
+        wait: Wait,
+    ) -> Result<Progress> {
+        let range = self.range(offset, data.len() as u64)?;
+        if !self.enter(batch, wait) {
+            return Ok(Progress::Pending);
+        }
+        let layers = self.layers();
+        let below = layers.below.as_ref();
+        layers.upper.stage_write(below, batch, range, data, wait)
+    }
+
+    pub(super) fn stage_zeroes(
+        &self,
+        batch: &mut WriteBatch,
+        offset: u64,
+        len: u64,
+        wait: Wait,
+    ) -> Result<Progress> {
+        let range = self.range(offset, len)?;
+        if !self.enter(batch, wait) {
+            return Ok(Progress::Pending);
+        }
+        let layers = self.layers();
+        let below = layers.below.as_ref();
+        layers.upper.stage_zeroes(below, batch, range, wait)
+    }
+
+    /// Lets the batch pass the gate, unless it has or may not wait.
+    fn enter(&self, batch: &mut WriteBatch, wait: Wait) -> bool {
+        if batch.is_empty() {
+            let pass = match wait {
+                Wait::UntilDone => Some(self.gate.enter()),
+                Wait::Never => self.gate.try_enter(),
+            };
+            let Some(pass) = pass else { return false };
+            batch.hold(pass);
+        }
+        true
+    }
+
+    pub(super) fn commit(&self, batch: &mut WriteBatch) -> Result<()> {
+        let committed = match batch.is_empty() {
+            true => Ok(()),
+            false => self.layers().upper.commit(batch),
+        };
+        batch.clear();
+        committed
+    }
+
+    pub(super) fn flush(&self) -> Result<()> {
+        self.layers().upper.flush()
+    }
+
+    pub(super) fn grow(&self, bytes: u64) -> Result<()> {
+        let _no_restack = self.gate.enter();
+        self.layers().upper.grow(bytes)?;
+        self.virtual_size_bytes.store(bytes, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn restack(&self, new: &UpperConfig) -> Result<()> {
+        let upper = Upper::open(&new.data, &new.index)?;
+        let size = upper.virtual_size_bytes();
+        if size == 0 {
+            let detail = "the new layer has no size, create it with that of the disk";
+            let error = Error::new(ErrorKind::Config, "restack image", detail);
+            return Err(error.in_file(upper.data().name()));
+        }
+        let _nobody_writes = self.gate.close();
+        let old = self.layers();
+        let data_end = old.upper.seal()?;
+        let below = stack_sealed(&old).inspect_err(|_| old.upper.unseal(data_end))?;
+        let layers = Layers {
+            below: Some(below),
+            upper,
+        };
+        *self.layers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(layers);
+        self.virtual_size_bytes.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    fn range(&self, offset: u64, len: u64) -> Result<SectorRange> {
+        let whole = offset.is_multiple_of(SECTOR_BYTES) && len.is_multiple_of(SECTOR_BYTES);
+        match offset.checked_add(len) {
+            Some(end) if whole && end <= self.virtual_size_bytes() => Ok(SectorRange {
+                start: offset / SECTOR_BYTES,
+                end: end / SECTOR_BYTES,
+            }),
+            _ => {
+                let size = self.virtual_size_bytes();
+                let detail = format!("{len} bytes are not whole sectors of a disk of {size} bytes");
+                Err(Error::new(ErrorKind::OutOfRange, "write image", detail).at(offset))
+            }
+        }
+    }
+}
+
+fn stack_sealed(old: &Layers) -> Result<Stack> {
+    let sealed = LocalFile::open(Path::new(old.upper.data().name()))?;
+    let sealed = Layer::open(Box::new(sealed))?;
+    match &old.below {
+        Some(below) => below.with_top(sealed),
+        None => Stack::new(vec![sealed]),
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            log::error!("what was written last may be lost: {error}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Opening a pair of files as a writable layer, or as one that is only read.
+//!
+//! image -> lsmt upper -> **open** -> files
+//!
+//! Source: format reference 1.2, 1.6, 1.7.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+
+use super::append::AppendLayer;
+use super::log::LOG_START;
+use super::replay::replay;
+use super::sparse::{self, SparseLayer};
+use super::{Kind, Upper};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Access, UpperFile};
+use crate::limits::SECTOR_BYTES;
+use crate::lsmt::format::{HEADER_BYTES, Record, RecordKind};
+use crate::lsmt::layer::Layer;
+use crate::read_at::ReadAt;
+use crate::write_at::WriteAt;
+
+/// First byte behind the header of a data file.
+pub(super) const DATA_START: u64 = HEADER_BYTES as u64;
+
+/// Place of the virtual size in a header.
+const VIRTUAL_SIZE_AT: u64 = 48;
+
+impl Upper {
+    /// Opens a pair for writing and locks it. Replays the log; what a crash left half done is put
+    /// right. Blocking.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`; `Busy` when another process has it; `Config` for a layer that was sealed
+    /// or files that do not belong together; `Corrupt`.
+    pub fn open(data: &Path, index: &Path) -> Result<Self> {
+        let data = UpperFile::open_locked(data, Access::Write)?;
+        let index = UpperFile::open(index, Access::Write)?;
+        Self::from_files(Box::new(data), Box::new(index))
+    }
+
+    /// As [`Upper::open`], over any files; nothing is locked.
+    ///
+    /// # Errors
+    /// As [`Upper::open`].
+    pub fn from_files(data: Box<dyn WriteAt>, index_file: Box<dyn WriteAt>) -> Result<Self> {
+        let headers = Headers::read(&*data, &*index_file)?;
+        let size = headers.layer.virtual_size_bytes;
+        let kind = match headers.data.is_sparse() {
+            true => Kind::Sparse(SparseLayer::open(data, index_file, size)?),
+            false => Kind::Append(AppendLayer::open(data, index_file)?),
+        };
+        Ok(Self {
+            kind,
+            uuid: headers.layer.uuid,
+            header: headers.data,
+            virtual_size_bytes: AtomicU64::new(size),
+        })
+    }
+}
+
+/// Opens a pair as one more layer that is only read; writers are kept out while it is open.
+/// Changes neither file. Blocking.
+///
+/// # Errors
+/// As [`Upper::open`].
+pub fn open_read_only(data: &Path, index: &Path) -> Result<Layer> {
+    let data = UpperFile::open_locked(data, Access::Read)?;
+    let index_file = UpperFile::open(index, Access::Read)?;
+    let headers = Headers::read(&data, &index_file)?;
+    let mappings = match headers.data.is_sparse() {
+        true => sparse::extents(&data, headers.layer.virtual_size_bytes)?,
+        false => {
+            let replayed = replay(&index_file, &data)?;
+            replayed.warn_dropped(index_file.name());
+            replayed.index
+        }
+    };
+    let mappings = mappings.iter().collect();
+    Ok(Layer::from_parts(
+        Box::new(data),
+        headers.data,
+        headers.layer,
+        mappings,
+    ))
+}
+
+/// The records at the start of both files.
+struct Headers {
+    data: Record,
+    /// The one that names the layer and its size.
+    layer: Record,
+}
+
+impl Headers {
+    fn read(data: &dyn ReadAt, index_file: &dyn ReadAt) -> Result<Self> {
+        let header = read_header(data)?;
+        header
+            .check_unsealed_flags(true)
+            .and_then(|()| refuse_sealed(data, &header))
+            .map_err(|error| error.in_file(data.name()))?;
+        if header.is_sparse() {
+            let layer = header.clone();
+            return Ok(Self {
+                data: header,
+                layer,
+            });
+        }
+        let layer = read_header(index_file)?;
+        check_index_header(&header, &layer).map_err(|error| error.in_file(index_file.name()))?;
+        Ok(Self {
+            data: header,
+            layer,
+        })
+    }
+}
+
+fn read_header(file: &dyn ReadAt) -> Result<Record> {
+    const OP: &str = "read layer header";
+    let mut block = [0_u8; HEADER_BYTES];
+    if file.size() < HEADER_BYTES as u64 {
+        let detail = format!("{} bytes are too short for a layer", file.size());
+        return Err(Error::corrupt(OP, detail).in_file(file.name()));
+    }
+    file.read_exact_at(0, &mut block)?;
+    let record = Record::decode(&block).ok_or_else(|| {
+        let detail = "no LSMT magic: not a file of a writable layer";
+        Error::corrupt(OP, detail).in_file(file.name())
+    })?;
+    if !record.virtual_size_bytes.is_multiple_of(SECTOR_BYTES) {
+        let size = record.virtual_size_bytes;
+        let detail = format!("virtual size {size} is no multiple of {SECTOR_BYTES}");
+        return Err(Error::corrupt(OP, detail).in_file(file.name()));
+    }
+    Ok(record)
+}
+
+fn check_index_header(data: &Record, index: &Record) -> Result<()> {
+    const OP: &str = "read index log header";
+    index.check_unsealed_flags(false)?;
+    if index.index_offset_bytes != LOG_START {
+        let at = index.index_offset_bytes;
+        let detail = format!("the log starts at byte {at}, expected {LOG_START}");
+        return Err(Error::corrupt(OP, detail));
+    }
+    if index.uuid != data.uuid {
+        let (index, data) = (index.uuid, data.uuid);
+        let detail = format!("it belongs to layer {index}, the data file to layer {data}");
+        return Err(Error::new(ErrorKind::Config, OP, detail));
+    }
+    Ok(())
+}
+
+/// A data file that was sealed in place is a read-only layer, though its header does not say so.
+fn refuse_sealed(data: &dyn ReadAt, header: &Record) -> Result<()> {
+    let Some(at) = data.size().checked_sub(HEADER_BYTES as u64) else {
+        return Ok(());
+    };
+    let mut block = [0_u8; HEADER_BYTES];
+    data.read_exact_at(at, &mut block)?;
+    let sealed = Record::decode(&block).is_some_and(|trailer| {
+        trailer.check_sealed_flags(RecordKind::Trailer).is_ok() && trailer.uuid == header.uuid
+    });
+    if !sealed || at < DATA_START {
+        return Ok(());
+    }
+    let detail = "the layer was sealed: it can be read as a lower, not written";
+    Err(Error::new(ErrorKind::Config, "open layer", detail))
+}
+
+/// Writes the size of the disk into the header of a file.
+pub(super) fn write_virtual_size(file: &dyn WriteAt, bytes: u64) -> Result<()> {
+    file.write_at(VIRTUAL_SIZE_AT, &bytes.to_le_bytes())
+}

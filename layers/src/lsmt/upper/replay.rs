@@ -1,0 +1,234 @@
+//! Reading the index log of a layer that was written before.
+//!
+//! image -> lsmt upper -> **replay** (at open) -> files
+//!
+//! Later entries lie over earlier ones. An entry counts when it is known to be whole:
+//! - before the last durable remark everything was flushed;
+//! - behind it, a mapping that obd wrote counts when its check is there and the data has the
+//!   checksum that the check says, else its whole batch is dropped: it was never flushed;
+//! - a mapping that the C++ code wrote has no check; it counts unless its data would lie behind
+//!   the end of the data file.
+//!
+//! A page of the log that never reached the device reads as zeros: such entries are dropped too.
+//!
+//! Source: format reference 1.3, 1.4 (7), 1.6.
+
+use super::index::UpperIndex;
+use super::log::{CHECKED_TAG, LOG_START, LogEntry, add_to_checksum, entry_at};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{LOG_ENTRIES_MAX, SECTOR_BYTES, SECTOR_INVALID};
+use crate::lsmt::index_file::DATA_FIRST_SECTOR;
+use crate::lsmt::mapping::{ENTRY_BYTES, Mapping};
+use crate::read_at::ReadAt;
+
+const OP: &str = "read index log";
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What a log says.
+#[derive(Debug, Default)]
+pub(super) struct Replayed {
+    pub(super) index: UpperIndex,
+    /// Whole entries in the file, remarks and padding included.
+    pub(super) entries: u64,
+    /// Entries up to the last durable remark's promise.
+    pub(super) durable_entries: u64,
+    /// Numbers of the entries that do not count, in ascending order.
+    pub(super) dropped: Vec<u64>,
+    /// Bytes of a last entry that is not whole.
+    pub(super) torn_bytes: u64,
+}
+
+impl Replayed {
+    /// Logs one warning when something in the log `name` does not count.
+    pub(super) fn warn_dropped(&self, name: &str) {
+        let torn = match self.torn_bytes {
+            0 if self.dropped.is_empty() => return,
+            0 => String::new(),
+            torn => format!(" and a last one of which only {torn} bytes are there"),
+        };
+        log::warn!(
+            "{name}: dropped {} index entries{torn}: never flushed, and not whole after a crash",
+            self.dropped.len(),
+        );
+    }
+}
+
+/// Replays the log in `index_file` over the data in `data_file`. Blocking.
+///
+/// # Errors
+/// `Corrupt` for an entry that nobody can have written, or flushed data that is gone;
+/// `Unsupported` for a log beyond the limit; `Io`.
+pub(super) fn replay(index_file: &dyn ReadAt, data_file: &dyn ReadAt) -> Result<Replayed> {
+    let in_log = |error: Error| error.in_file(index_file.name());
+    let log_bytes = index_file.size().saturating_sub(LOG_START);
+    let entries = log_bytes / ENTRY_BYTES as u64;
+    if entries > LOG_ENTRIES_MAX {
+        let detail = format!("{entries} entries, at most {LOG_ENTRIES_MAX} allowed");
+        return Err(in_log(Error::new(ErrorKind::Unsupported, OP, detail)));
+    }
+    let mut durable_entries = 0;
+    for_each_entry(index_file, entries, |number, entry| {
+        if let LogEntry::Durable { entries } = entry
+            && entries <= number
+        {
+            durable_entries = durable_entries.max(entries);
+        }
+        Ok(())
+    })?;
+    let mut replay = Replay {
+        data_file,
+        data_sectors: data_file.size() / SECTOR_BYTES,
+        unchecked: Vec::new(),
+        buffer: Vec::new(),
+        result: Replayed {
+            entries,
+            durable_entries,
+            torn_bytes: log_bytes % ENTRY_BYTES as u64,
+            ..Replayed::default()
+        },
+    };
+    for_each_entry(index_file, entries, |number, entry| {
+        replay.entry(number, entry).map_err(in_log)
+    })?;
+    replay.drop_unchecked();
+    replay.result.dropped.sort_unstable();
+    Ok(replay.result)
+}
+
+fn for_each_entry(
+    file: &dyn ReadAt,
+    entries: u64,
+    mut entry: impl FnMut(u64, LogEntry) -> Result<()>,
+) -> Result<()> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut number = 0;
+    while number < entries {
+        let wanted = (entries - number).min((CHUNK_BYTES / ENTRY_BYTES) as u64);
+        let len = usize::try_from(wanted).unwrap_or(CHUNK_BYTES) * ENTRY_BYTES;
+        let Some(bytes) = chunk.get_mut(..len) else {
+            break;
+        };
+        file.read_exact_at(entry_at(number), bytes)?;
+        for bytes in bytes.as_chunks::<ENTRY_BYTES>().0 {
+            entry(number, LogEntry::decode(*bytes))?;
+            number += 1;
+        }
+    }
+    Ok(())
+}
+
+struct Replay<'a> {
+    data_file: &'a dyn ReadAt,
+    data_sectors: u64,
+    /// Mappings that wait for their check: number and mapping.
+    unchecked: Vec<(u64, Mapping)>,
+    buffer: Vec<u8>,
+    result: Replayed,
+}
+
+impl Replay<'_> {
+    fn entry(&mut self, number: u64, entry: LogEntry) -> Result<()> {
+        let durable = number < self.result.durable_entries;
+        match entry {
+            LogEntry::Mapping(mapping) if is_lost_page(mapping) => self.result.dropped.push(number),
+            LogEntry::Mapping(mapping) => {
+                check_shape(number, mapping)?;
+                self.mapping(number, mapping, durable)?;
+            }
+            LogEntry::Check { entries, checksum } if !durable => self.check(entries, checksum)?,
+            LogEntry::Check { .. } | LogEntry::Durable { .. } | LogEntry::Padding => {}
+        }
+        Ok(())
+    }
+
+    fn mapping(&mut self, number: u64, mapping: Mapping, durable: bool) -> Result<()> {
+        let inside = mapping.is_zeroed() || mapping.moffset_end() <= self.data_sectors;
+        if durable && !inside {
+            let end = mapping.moffset_end() * SECTOR_BYTES;
+            let detail = format!(
+                "entry {number}: its data was flushed up to byte {end} of {}, which has only {} bytes",
+                self.data_file.name(),
+                self.data_file.size()
+            );
+            return Err(Error::corrupt(OP, detail).at(entry_at(number)));
+        }
+        if !durable && mapping.tag() == CHECKED_TAG {
+            self.unchecked.push((number, mapping));
+        } else if inside {
+            self.insert(mapping);
+        } else {
+            self.result.dropped.push(number);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, mapping: Mapping) {
+        if mapping.sectors() > 0 {
+            self.result.index.insert(mapping.with_tag(0), |_| {});
+        }
+    }
+
+    /// Decides about the mappings before a check. Those in front of them have lost theirs.
+    fn check(&mut self, entries: u64, checksum: u32) -> Result<()> {
+        let covered = usize::try_from(entries).unwrap_or(usize::MAX);
+        let without_check = self.unchecked.len().saturating_sub(covered);
+        let numbers = self
+            .unchecked
+            .drain(..without_check)
+            .map(|(number, _)| number);
+        self.result.dropped.extend(numbers);
+        let complete = self.unchecked.len() == covered;
+        let good = complete && self.checksum()? == Some(checksum);
+        if !good {
+            self.drop_unchecked();
+            return Ok(());
+        }
+        for (_, mapping) in std::mem::take(&mut self.unchecked) {
+            self.insert(mapping);
+        }
+        Ok(())
+    }
+
+    fn drop_unchecked(&mut self) {
+        let numbers = self.unchecked.drain(..).map(|(number, _)| number);
+        self.result.dropped.extend(numbers);
+    }
+
+    /// Checksum of the waiting mappings; `None` when data is missing.
+    fn checksum(&mut self) -> Result<Option<u32>> {
+        let mut checksum = 0;
+        for (_, mapping) in &self.unchecked {
+            let mut data_checksum = 0;
+            if !mapping.is_zeroed() {
+                if mapping.moffset_end() > self.data_sectors {
+                    return Ok(None);
+                }
+                let bytes = usize::try_from(mapping.sectors() * SECTOR_BYTES).unwrap_or(0);
+                self.buffer.resize(bytes, 0);
+                let offset = mapping.moffset() * SECTOR_BYTES;
+                self.data_file.read_exact_at(offset, &mut self.buffer)?;
+                data_checksum = crc32c::crc32c(&self.buffer);
+            }
+            checksum = add_to_checksum(checksum, *mapping, data_checksum);
+        }
+        Ok(Some(checksum))
+    }
+}
+
+/// Sixteen zeros: no writer makes such an entry.
+fn is_lost_page(mapping: Mapping) -> bool {
+    mapping.to_bytes() == [0; ENTRY_BYTES]
+}
+
+/// Rules that no torn write breaks.
+fn check_shape(number: u64, mapping: Mapping) -> Result<()> {
+    let (offset, sectors, moffset) = (mapping.offset(), mapping.sectors(), mapping.moffset());
+    let broken = if mapping.end() > SECTOR_INVALID {
+        format!("{sectors} sectors at {offset} pass the largest address")
+    } else if moffset < DATA_FIRST_SECTOR {
+        format!("data sector {moffset} lies in the header")
+    } else {
+        return Ok(());
+    };
+    Err(Error::corrupt(OP, format!("entry {number}: {broken}")).at(entry_at(number)))
+}

@@ -1,0 +1,117 @@
+//! The two files of a writable layer: made, locked, refused.
+
+use layers::ErrorKind;
+use layers::lsmt::upper::{CreateOptions, UpperKind, create, open_read_only, seal};
+
+use crate::support::{KINDS, Pair, lowers, scratch};
+
+#[test]
+fn a_new_append_only_pair_is_two_headers() {
+    let dir = scratch();
+    let pair = Pair::create(dir.path(), "new", UpperKind::AppendOnly, 1 << 30);
+    for (file, flags, index_offset) in [(&pair.data, 3, 0_u64), (&pair.index, 1, 4096)] {
+        let bytes = std::fs::read(file).unwrap();
+        assert_eq!(bytes.len(), 4096);
+        assert_eq!(bytes[28], flags);
+        assert_eq!(bytes[32..40], index_offset.to_le_bytes());
+        assert_eq!(bytes[48..56], (1_u64 << 30).to_le_bytes());
+    }
+}
+
+#[test]
+fn a_new_sparse_pair_is_a_header_with_a_hole_and_an_empty_file() {
+    let dir = scratch();
+    let pair = Pair::create(dir.path(), "new", UpperKind::Sparse, 1 << 30);
+    assert_eq!(pair.data.metadata().unwrap().len(), 1_073_745_920);
+    assert_eq!(pair.index.metadata().unwrap().len(), 0);
+}
+
+#[test]
+fn an_existing_file_is_never_overwritten_and_nothing_else_is_left() {
+    for taken in ["x.data", "x.index"] {
+        let dir = scratch();
+        let pair = Pair::named(dir.path(), "x");
+        std::fs::write(dir.path().join(taken), "precious").unwrap();
+        let error = create(&pair.data, &pair.index, CreateOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("exists already"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read(dir.path().join(taken)).unwrap(), b"precious");
+    }
+}
+
+#[test]
+fn a_layer_without_a_size_takes_that_of_its_lowers_and_keeps_it() {
+    for kind in KINDS {
+        let dir = scratch();
+        let pair = Pair::create(dir.path(), "x", kind, 0);
+        assert_eq!(pair.image(lowers()).virtual_size(), 1 << 30);
+        assert_eq!(pair.open().unwrap().virtual_size_bytes(), 1 << 30);
+        // The C++ code reads it from either header.
+        let header = |path| std::fs::read(path).unwrap().get(48..56).map(<[u8]>::to_vec);
+        let size = Some((1_u64 << 30).to_le_bytes().to_vec());
+        assert_eq!(header(&pair.data), size);
+        if kind == UpperKind::AppendOnly {
+            assert_eq!(header(&pair.index), size);
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_open_for_writing_is_refused_to_everybody_else() {
+    for kind in KINDS {
+        let dir = scratch();
+        let pair = Pair::create(dir.path(), "x", kind, 1 << 20);
+        let image = pair.image(Vec::new());
+        for error in [
+            pair.open().unwrap_err(),
+            open_read_only(&pair.data, &pair.index).unwrap_err(),
+            seal(&pair.data, &pair.index).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        }
+        drop(image);
+        pair.open().unwrap();
+    }
+}
+
+#[test]
+fn a_sealed_layer_is_not_written_any_more() {
+    for kind in KINDS {
+        let dir = scratch();
+        let pair = Pair::create(dir.path(), "x", kind, 1 << 20);
+        seal(&pair.data, &pair.index).unwrap();
+        let error = pair.open().unwrap_err();
+        assert!(error.to_string().contains("was sealed"), "{error}");
+    }
+}
+
+#[test]
+fn files_of_two_pairs_do_not_make_a_layer() {
+    let dir = scratch();
+    let one = Pair::create(dir.path(), "one", UpperKind::AppendOnly, 1 << 20);
+    let two = Pair::create(dir.path(), "two", UpperKind::AppendOnly, 1 << 20);
+    let mixed = Pair {
+        data: one.data,
+        index: two.index,
+    };
+    let error = mixed.open().unwrap_err();
+    assert!(error.to_string().contains("belongs to layer"), "{error}");
+}
+
+#[test]
+fn swapped_and_short_files_are_refused_by_name() {
+    let dir = scratch();
+    let pair = Pair::create(dir.path(), "x", UpperKind::AppendOnly, 1 << 20);
+    let swapped = Pair {
+        data: pair.index.clone(),
+        index: pair.data.clone(),
+    };
+    let error = swapped.open().unwrap_err().to_string();
+    assert!(
+        error.contains("x.index") && error.contains("an index file"),
+        "{error}"
+    );
+    std::fs::write(&pair.index, [0; 100]).unwrap();
+    let error = pair.open().unwrap_err().to_string();
+    assert!(error.contains("100 bytes are too short"), "{error}");
+}
