@@ -73,9 +73,8 @@ fn work(args: Args) -> Result<(), Failure> {
 fn compress_file(args: &Args, target: &Path) -> Result<(), Failure> {
     let name = args.source.display().to_string();
     let opened = File::open(&args.source).and_then(|file| Ok((file.metadata()?, file)));
-    let (metadata, mut file) = opened.map_err(|error| {
-        Failure::new(format!("failed to open file {name}: {error}"))
-    })?;
+    let (metadata, mut file) =
+        opened.map_err(|error| Failure::new(format!("failed to open file {name}: {error}")))?;
     let size = metadata.is_file().then_some(metadata.len());
     compress(args, &name, size, &mut file, target)
 }
