@@ -2,8 +2,11 @@
 //! test runner has threads.
 
 mod daemon_restart;
+mod data_disks;
 mod disks;
 mod expected;
+mod fio;
 mod published;
 mod root_disk;
 mod vm_restart;
+mod writable_root;
