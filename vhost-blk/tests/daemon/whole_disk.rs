@@ -66,7 +66,7 @@ fn a_disk_that_is_not_in_memory_reads_the_same() {
     }
     assert_reads_as(&socket, &image, (2, 16, 64 << 10, 64));
     assert!(
-        daemon.threads().contains(&"blocking-read".to_owned()),
+        daemon.threads().contains(&"blocking-io".to_owned()),
         "every read was done at once, from a disk that was not in memory"
     );
 }
