@@ -158,12 +158,7 @@ impl Answerer {
         }
     }
 
-    fn read(
-        &mut self,
-        disk: &Disk,
-        memory: &GuestMemory,
-        extent: Extent,
-    ) -> Result<Step, Status> {
+    fn read(&mut self, disk: &Disk, memory: &GuestMemory, extent: Extent) -> Result<Step, Status> {
         let progress = match self.chain.writable() {
             [] => Progress::Done,
             [segment] => {
@@ -203,12 +198,7 @@ impl Answerer {
     }
 
     /// Copies from the segments into the private buffer, piece by piece, and stages.
-    fn write(
-        &mut self,
-        disk: &Disk,
-        memory: &GuestMemory,
-        extent: Extent,
-    ) -> Result<Step, Status> {
+    fn write(&mut self, disk: &Disk, memory: &GuestMemory, extent: Extent) -> Result<Step, Status> {
         let segments = self.chain.readable();
         // Else half of it might be written.
         check_mapped(disk, memory, segments)?;
@@ -291,7 +281,9 @@ fn check_mapped(disk: &Disk, memory: &GuestMemory, segments: &[Segment]) -> Resu
     if is_mapped(memory, segments) {
         return Ok(());
     }
-    disk.report(format_args!("refused a request with data outside guest memory"));
+    disk.report(format_args!(
+        "refused a request with data outside guest memory"
+    ));
     Err(Status::IoError)
 }
 

@@ -168,7 +168,13 @@ mod tests {
         assert_eq!(config.parse_write(32, &[0]), Some(false));
         assert_eq!(config.parse_write(0x120, &[1]), Some(true));
         assert_eq!(config.read(32, 1, false), [0]);
-        for (offset, bytes) in [(31, &[0][..]), (33, &[0]), (32, &[0; 2]), (32, &[]), (0, &[0; 60])] {
+        for (offset, bytes) in [
+            (31, &[0][..]),
+            (33, &[0]),
+            (32, &[0; 2]),
+            (32, &[]),
+            (0, &[0; 60]),
+        ] {
             assert_eq!(config.parse_write(offset, bytes), None, "{offset}");
         }
     }

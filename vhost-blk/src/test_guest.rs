@@ -402,11 +402,7 @@ impl Guest {
         let (header, status) = (HEADER + 16 * slot, STATUS + slot);
         self.write_header_at(header, 1, sector);
         self.write(status, &[UNTOUCHED]);
-        self.add(&[
-            (header, 16, NEXT),
-            (DATA, len, NEXT),
-            (status, 1, WRITE),
-        ])
+        self.add(&[(header, 16, NEXT), (DATA, len, NEXT), (status, 1, WRITE)])
     }
 
     /// Puts a flush into the ring.

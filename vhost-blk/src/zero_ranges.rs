@@ -64,7 +64,10 @@ pub fn parse_ranges(
         ZeroKind::Discard => 0,
         ZeroKind::WriteZeroes => FLAG_UNMAP,
     };
-    if entries.iter().any(|entry| fields(*entry).2 & !flags_allowed != 0) {
+    if entries
+        .iter()
+        .any(|entry| fields(*entry).2 & !flags_allowed != 0)
+    {
         return Err(Status::Unsupported);
     }
     if !rest.is_empty() || entries.is_empty() || entries.len() > RANGES_MAX {
@@ -135,7 +138,11 @@ mod tests {
         ] {
             // Also when it stands behind a good one, or its range is bad.
             let bytes = [entry(0, 8, 0), entry(u64::MAX, 8, flags)].concat();
-            let expected = if allowed { Status::IoError } else { Status::Unsupported };
+            let expected = if allowed {
+                Status::IoError
+            } else {
+                Status::Unsupported
+            };
             assert_eq!(parse(&bytes, kind), Err(expected), "{kind:?} {flags}");
             let result = parse(&entry(0, 8, flags), kind);
             assert_eq!(result.is_ok(), allowed, "{kind:?} {flags}");
