@@ -81,6 +81,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::low_level::pipe::register(signal, wakers.try_clone()?)?;
     }
+    // A write beyond the limit of file sizes (ulimit -f) then fails like any other; unless somebody
+    // listens to this signal it ends the process.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
     let pool = Arc::new(Pool::new(POOL_THREADS_MAX));
     let disks = images
         .into_iter()

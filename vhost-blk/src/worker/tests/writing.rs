@@ -583,6 +583,7 @@ fn a_session_does_not_end_before_the_pool_has_written_for_it_and_begins_no_write
     drop(give);
     assert!(guest.mailbox.wait_for_writes(LONG));
     assert!(!guest.mailbox.begin_write());
+    assert_eq!(begun.load(Ordering::SeqCst), 2);
     assert_eq!(guest.disk_bytes(0, 512), pattern(1, 512));
     assert_eq!(guest.disk_bytes(512, 512), pattern(1, 512));
 }
