@@ -168,7 +168,9 @@ impl Queue {
         self.pool_writes -= 1;
     }
 
-    fn may_let_go(&self) -> bool {
+    /// Can [`SharedQueue::stop`] return at once?
+    #[must_use]
+    pub fn may_let_go(&self) -> bool {
         !self.has_in_flight() && self.pool_writes == 0
     }
 

@@ -282,7 +282,8 @@ fn discarded_and_zeroed_ranges_read_as_zeros() {
             let ranges = [(1, 3, 0), (2048, 2049, 0), (9, 0, 0), (16, 8, 0)];
             assert_eq!(zero(&mut guest, request, &ranges), OK);
             for (sector, sectors, _) in ranges {
-                expected[sector as usize * 512..][..sectors as usize * 512].fill(0);
+                let sector = usize::try_from(sector).unwrap();
+                expected[sector * 512..][..sectors as usize * 512].fill(0);
             }
             assert!(
                 guest.disk_bytes(0, 3 << 20) == expected,
