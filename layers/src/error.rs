@@ -32,6 +32,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// Another process works on the file.
     Busy,
+    /// A file that would be made is there already.
+    Exists,
 }
 
 /// One failed operation.

@@ -6,6 +6,8 @@
 //! image -> lsmt -> zfile -> tar -> io (local file)
 //! ```
 
+#[cfg(feature = "cli")]
+pub mod command_line;
 pub mod config;
 pub mod dest;
 pub mod error;

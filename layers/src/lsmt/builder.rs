@@ -1,13 +1,14 @@
 //! Writing a committed layer: header, data in ascending order, padded index, trailer.
 //!
-//! import | commit -> **lsmt builder** -> zfile builder -> tar writer -> file
+//! import | compact -> **lsmt builder** -> zfile builder -> tar writer -> file
 //!
 //! The bytes are those of the C++ commit: data is cut into steps of 32 KiB, each step gives an
-//! entry, and entries are joined greedily while they stay below 16383 sectors. The output is
-//! purely sequential.
+//! entry, and neighbours of one kind and tag are joined greedily while they stay below 16383
+//! sectors. The output is purely sequential; only the index is kept in memory.
 //!
 //! Invariants
 //! - logical offsets ascend and never overlap; a call that breaks this is refused.
+//! - a layer that is finished has an index that readers accept.
 //!
 //! Source: format reference 1.8.
 
@@ -17,11 +18,20 @@ use super::format::{HEADER_BYTES, Record, RecordKind};
 use super::mapping::{ENTRY_BYTES, Mapping};
 use super::uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{MAPPING_SECTORS_MAX, SECTOR_BYTES, SECTOR_INVALID, USER_TAG_BYTES_MAX};
+use crate::limits::{
+    LAYER_INDEX_ENTRIES_MAX, MAPPING_SECTORS_MAX, SECTOR_BYTES, SECTOR_INVALID, USER_TAG_BYTES_MAX,
+};
 
 const OP: &str = "write layer";
 const STEP_SECTORS: u64 = 64;
 const PADDED_ENTRIES: usize = HEADER_BYTES / ENTRY_BYTES;
+
+/// Most mappings whose padded index readers accept.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a million fits into any usize"
+)]
+const MAPPINGS_MAX: usize = LAYER_INDEX_ENTRIES_MAX as usize / PADDED_ENTRIES * PADDED_ENTRIES;
 
 /// What the header and trailer of the new layer say.
 #[derive(Debug, Clone, Default)]
@@ -98,28 +108,46 @@ impl<W: Write> LayerBuilder<W> {
     /// of the C++ tools, a run is given in pieces that are multiples of 32 KiB, the last excepted.
     ///
     /// # Errors
-    /// `OutOfRange` for partial sectors, descending offsets or addresses beyond the format; `Io`.
+    /// `OutOfRange` for partial sectors, descending offsets or addresses beyond the format;
+    /// `Unsupported` for more mappings than a layer has; `Io`.
     pub fn append(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        let sectors = data.len() as u64 / SECTOR_BYTES;
-        let fits = sectors < SECTOR_INVALID && offset < SECTOR_INVALID - sectors;
-        let whole = (data.len() as u64).is_multiple_of(SECTOR_BYTES);
-        if !fits || !whole || offset < self.next_offset {
-            let (len, next) = (data.len(), self.next_offset);
-            let detail = format!("{len} bytes for sector {offset} cannot follow sector {next}");
+        self.append_tagged(offset, data, 0)
+    }
+
+    /// As [`LayerBuilder::append`]; the entries on disk say that the data came from layer `tag`.
+    ///
+    /// # Errors
+    /// As [`LayerBuilder::append`].
+    pub fn append_tagged(&mut self, offset: u64, data: &[u8], tag: u8) -> Result<()> {
+        let bytes = data.len() as u64;
+        let sectors = bytes / SECTOR_BYTES;
+        if !bytes.is_multiple_of(SECTOR_BYTES) {
+            let detail = format!("{bytes} bytes are no whole sectors");
             return Err(Error::new(ErrorKind::OutOfRange, OP, detail));
         }
+        self.check_place(offset, sectors)?;
         self.write(data)?;
         let mut left = sectors;
-        let mut at = offset;
         while left > 0 {
             let step = left.min(STEP_SECTORS);
-            self.push(Mapping::data(at, step, self.moffset, 0));
+            self.push(Mapping::data(self.next_offset, step, self.moffset, tag))?;
             self.moffset += step;
-            at += step;
             left -= step;
         }
-        self.next_offset = at;
         Ok(())
+    }
+
+    /// Makes `sectors` (1 to 16383) from `offset` on read as zeros and hide lower layers.
+    ///
+    /// # Errors
+    /// As [`LayerBuilder::append`].
+    pub fn append_zeroed(&mut self, offset: u64, sectors: u64, tag: u8) -> Result<()> {
+        if !(1..=MAPPING_SECTORS_MAX).contains(&sectors) {
+            let detail = format!("{sectors} zeroed sectors, expected 1 to {MAPPING_SECTORS_MAX}");
+            return Err(Error::new(ErrorKind::OutOfRange, OP, detail));
+        }
+        self.check_place(offset, sectors)?;
+        self.push(Mapping::zeroed(offset, sectors, self.moffset, tag))
     }
 
     /// Writes index and trailer and gives the sink back.
@@ -151,16 +179,33 @@ impl<W: Write> LayerBuilder<W> {
         Ok((self.sink, summary))
     }
 
-    fn push(&mut self, next: Mapping) {
-        if let Some(last) = self.mappings.last_mut() {
-            let sectors = last.sectors() + next.sectors();
-            let joins = last.end() == next.offset() && last.moffset_end() == next.moffset();
-            if joins && sectors < MAPPING_SECTORS_MAX {
-                *last = Mapping::data(last.offset(), sectors, last.moffset(), last.tag());
-                return;
-            }
+    /// Moves to `offset` when `sectors` there come after all that was written.
+    fn check_place(&mut self, offset: u64, sectors: u64) -> Result<()> {
+        let fits = sectors < SECTOR_INVALID && offset < SECTOR_INVALID - sectors;
+        if !fits || offset < self.next_offset {
+            let next = self.next_offset;
+            let detail =
+                format!("{sectors} sectors at sector {offset} cannot follow sector {next}");
+            return Err(Error::new(ErrorKind::OutOfRange, OP, detail));
+        }
+        self.next_offset = offset;
+        Ok(())
+    }
+
+    fn push(&mut self, next: Mapping) -> Result<()> {
+        self.next_offset = next.end();
+        if let Some(last) = self.mappings.last_mut()
+            && let Some(joined) = join(*last, next)
+        {
+            *last = joined;
+            return Ok(());
+        }
+        if self.mappings.len() == MAPPINGS_MAX {
+            let detail = format!("more than {MAPPINGS_MAX} mappings, which no reader would open");
+            return Err(Error::new(ErrorKind::Unsupported, OP, detail));
         }
         self.mappings.push(next);
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -168,6 +213,21 @@ impl<W: Write> LayerBuilder<W> {
             .write_all(bytes)
             .map_err(|source| Error::io(OP, source))
     }
+}
+
+/// Both as one mapping, when `next` goes on where `last` ends.
+fn join(last: Mapping, next: Mapping) -> Option<Mapping> {
+    let sectors = last.sectors() + next.sectors();
+    let joins = last.end() == next.offset()
+        && last.moffset_end() == next.moffset()
+        && last.is_zeroed() == next.is_zeroed()
+        && last.tag() == next.tag()
+        && sectors < MAPPING_SECTORS_MAX;
+    let make = match last.is_zeroed() {
+        true => Mapping::zeroed,
+        false => Mapping::data,
+    };
+    joins.then(|| make(last.offset(), sectors, last.moffset(), last.tag()))
 }
 
 #[cfg(test)]
@@ -218,5 +278,36 @@ mod tests {
         assert!(builder.append(9, &[0; 100]).is_err());
         assert!(builder.append(u64::MAX, &[0; 512]).is_err());
         assert!(builder.append(9, &[0; 512]).is_ok());
+    }
+
+    #[test]
+    fn zeroed_runs_and_tags_are_joined_with_their_like_only() {
+        let mut builder = LayerBuilder::new(Vec::new(), LayerOptions::default()).unwrap();
+        builder.append_zeroed(0, 10, 0).unwrap();
+        builder.append_zeroed(10, 6, 0).unwrap();
+        builder.append_tagged(16, &[1; 512], 0).unwrap();
+        builder.append_tagged(17, &[1; 512], 1).unwrap();
+        builder.append_zeroed(18, 16383, 1).unwrap();
+        builder.append_zeroed(18 + 16383, 1, 1).unwrap();
+        assert_eq!(
+            builder.mappings,
+            [
+                Mapping::zeroed(0, 16, 8, 0),
+                Mapping::data(16, 1, 8, 0),
+                Mapping::data(17, 1, 9, 1),
+                Mapping::zeroed(18, 16383, 10, 1),
+                Mapping::zeroed(18 + 16383, 1, 10, 1),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_layer_with_more_mappings_than_readers_accept_is_refused() {
+        let mut builder = LayerBuilder::new(std::io::sink(), LayerOptions::default()).unwrap();
+        for mapping in 0..MAPPINGS_MAX as u64 {
+            builder.append_zeroed(mapping * 2, 1, 0).unwrap();
+        }
+        let error = builder.append_zeroed(1 << 30, 1, 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

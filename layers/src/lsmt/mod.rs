@@ -11,6 +11,7 @@
 //! Source: format reference 1.
 
 mod builder;
+pub mod compact;
 mod format;
 pub mod index;
 mod index_file;

@@ -5,7 +5,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::output::OutputFile;
+use super::output::{OutputFile, OutputOptions};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::limits::SECTOR_BYTES;
@@ -35,7 +35,11 @@ pub fn export(
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<ExportSummary> {
     let size = image.virtual_size();
-    let output = OutputFile::create(path, replace)?;
+    let output_options = OutputOptions {
+        replace,
+        mode: 0o666,
+    };
+    let output = OutputFile::create(path, output_options)?;
     let fail = |source| Error::io("write raw disk", source).in_file(path.display().to_string());
     output.file().set_len(size).map_err(fail)?;
     let mut chunk = vec![0; CHUNK_BYTES];

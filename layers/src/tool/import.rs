@@ -1,28 +1,25 @@
 //! A raw disk image becomes one sealed, compressed layer.
 //!
-//! raw file -> **import** -> lsmt builder -> zfile builder -> (tar writer) -> output file
+//! raw file -> **import** -> lsmt builder -> wrapping -> output file
 //!
 //! Holes and blocks of 4 KiB that hold only zeros are left out: they read as zeros anyway.
 
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Seek, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::output::OutputFile;
+use super::output::{OutputFile, OutputOptions};
+use super::wrapping::Wrapping;
 use crate::error::{Error, Result};
 use crate::io::{next_data_extent, open_with_size};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::{LayerBuilder, LayerOptions, LayerSummary, Uuid};
-use crate::tar::TarWriter;
-use crate::zfile::{BuildOptions, ZFileBuilder};
+use crate::zfile::BuildOptions;
 
 /// Granularity in which zeros are left out.
 const BLOCK_BYTES: usize = 4096;
 const CHUNK_BYTES: usize = 1 << 20;
-
-/// `st_mode` of a regular file.
-const MODE_REGULAR: u32 = 0o100_000;
 
 /// How to write the layer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,64 +55,38 @@ pub fn import(
     options: ImportOptions,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<ImportSummary> {
-    if raw
-        .canonicalize()
-        .is_ok_and(|raw| output.canonicalize().is_ok_and(|output| raw == output))
-    {
-        let detail = "is the disk image and the output at once";
-        let error = Error::new(crate::ErrorKind::Config, "import", detail);
-        return Err(error.in_file(raw.display().to_string()));
-    }
-    let raw = RawDisk::open(raw)?;
-    let output = OutputFile::create(output, options.replace)?;
-    let name = output.path().display().to_string();
-    let in_output = |error: Error| error.in_file(&name);
-    let sink = BufWriter::with_capacity(CHUNK_BYTES, output.file());
-    let layer = if options.tar {
-        let tar = TarWriter::new(sink).map_err(in_output)?;
-        let (tar, layer) = write_layer(&raw, tar, options, report).map_err(in_output)?;
-        let mode = output
-            .file()
-            .metadata()
-            .map_err(|source| Error::io("write tar", source))?;
-        let mode = mode.permissions().mode() & 0o7777 | MODE_REGULAR;
-        flush(tar.finish(mode).map_err(in_output)?).map_err(in_output)?;
-        layer
-    } else {
-        let (sink, layer) = write_layer(&raw, sink, options, report).map_err(in_output)?;
-        flush(sink).map_err(in_output)?;
-        layer
+    let output_options = OutputOptions {
+        replace: options.replace,
+        mode: 0o666,
     };
-    let file_bytes = output
-        .file()
-        .metadata()
-        .map_or(0, |metadata| metadata.len());
+    let disk = RawDisk::open(raw)?;
+    let output = OutputFile::create(output, output_options)?;
+    output.check_is_not(raw)?;
+    let wrapping = Wrapping {
+        zfile: Some(options.zfile),
+        tar: options.tar,
+    };
+    let layer_options = LayerOptions {
+        virtual_size_bytes: disk.virtual_size_bytes(),
+        uuid: options.uuid,
+        ..LayerOptions::default()
+    };
+    let (layer, file_bytes) = wrapping.write(&output, |sink| {
+        write_layer(&disk, LayerBuilder::new(sink, layer_options)?, report)
+    })?;
     output.publish()?;
     Ok(ImportSummary {
-        virtual_size_bytes: raw.virtual_size_bytes(),
+        virtual_size_bytes: disk.virtual_size_bytes(),
         layer,
         file_bytes,
     })
 }
 
-fn flush(mut sink: impl Write) -> Result<()> {
-    sink.flush()
-        .map_err(|source| Error::io("write output file", source))
-}
-
-fn write_layer<W: Write + Seek>(
+fn write_layer<W: Write>(
     raw: &RawDisk,
-    sink: W,
-    options: ImportOptions,
+    mut builder: LayerBuilder<W>,
     report: &mut dyn FnMut(u64, u64),
-) -> Result<(W, LayerSummary)> {
-    let layer_options = LayerOptions {
-        virtual_size_bytes: raw.virtual_size_bytes(),
-        uuid: options.uuid,
-        ..LayerOptions::default()
-    };
-    let zfile = ZFileBuilder::new(sink, options.zfile)?;
-    let mut builder = LayerBuilder::new(zfile, layer_options)?;
+) -> Result<LayerSummary> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut position = 0;
     while let Some(extent) = raw.next_extent(position)? {
@@ -128,8 +99,7 @@ fn write_layer<W: Write + Seek>(
         }
     }
     report(raw.bytes, raw.bytes);
-    let (zfile, layer) = builder.finish()?;
-    Ok((zfile.finish()?.sink, layer))
+    Ok(builder.finish()?.1)
 }
 
 /// Appends the runs of blocks that are not all zero.

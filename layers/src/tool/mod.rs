@@ -9,11 +9,14 @@ mod import;
 mod inspect;
 mod load;
 mod output;
+mod unnamed_file;
 mod verify;
+mod wrapping;
 
 pub use export::{ExportSummary, export};
 pub use import::{ImportOptions, ImportSummary, import};
 pub use inspect::{FileInfo, LayerInfo, TarInfo, ZFileInfo, inspect};
 pub use load::{LoadMode, LoadOptions, LoadReport, run_load};
-pub use output::OutputFile;
+pub use output::{OutputFile, OutputOptions};
 pub use verify::{FileReport, verify_config, verify_file};
+pub use wrapping::Wrapping;

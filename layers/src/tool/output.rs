@@ -1,36 +1,69 @@
 //! An output file that appears under its name only when it is whole.
 //!
-//! Written to a temporary file in the same directory, flushed to disk, then renamed. Whatever
-//! fails or dies before leaves the final name untouched.
+//! import | commit | merge | zfile | export -> **output file** -> unnamed file
+//!
+//! Written without a name (where the file system cannot do that, under a temporary one in the same
+//! directory), flushed to disk, then named. Whatever fails or dies before leaves the final name
+//! untouched, and no file under another.
 
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use super::unnamed_file;
 use crate::error::{Error, ErrorKind, Result};
 
 const OP: &str = "write output file";
 
-/// A file being written. Dropped before [`OutputFile::publish`], it is deleted.
+/// Start of the names that last for a moment.
+const TEMPORARY_PREFIX: &str = ".obd-";
+
+/// How an output comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputOptions {
+    /// Replace a regular file of that name, at once and only when the new one is whole.
+    pub replace: bool,
+    /// Permissions, less the umask.
+    pub mode: u32,
+}
+
+impl Default for OutputOptions {
+    /// What the C++ tools give their outputs.
+    fn default() -> Self {
+        Self {
+            replace: false,
+            mode: 0o644,
+        }
+    }
+}
+
+/// A file being written. Dropped before [`OutputFile::publish`], it is gone.
 #[derive(Debug)]
 pub struct OutputFile {
-    temporary: NamedTempFile,
+    pending: Pending,
     path: PathBuf,
+    directory: PathBuf,
     replace: bool,
 }
 
+#[derive(Debug)]
+enum Pending {
+    Unnamed(File),
+    Temporary(NamedTempFile),
+}
+
 impl OutputFile {
-    /// Starts an output for `path`. An existing regular file is replaced only if
-    /// `replace`; anything else that exists, never.
+    /// Starts an output for `path`. What exists there and is no regular file is never replaced.
     ///
     /// # Errors
-    /// `Config` when `path` exists and may not be replaced; `Io` or `NotFound` for its directory.
-    pub fn create(path: &Path, replace: bool) -> Result<Self> {
+    /// `Exists` when `path` exists and may not be replaced; `Config` when it is no regular file;
+    /// `Io` or `NotFound` for its directory.
+    pub fn create(path: &Path, options: OutputOptions) -> Result<Self> {
         match path.symlink_metadata() {
-            Ok(_) if !replace => return Err(exists(path)),
+            Ok(_) if !options.replace => return Err(exists(path)),
             Ok(metadata) if !metadata.is_file() => {
                 let error = Error::new(ErrorKind::Config, OP, "exists and is not a regular file");
                 return Err(error.in_file(path.display().to_string()));
@@ -40,24 +73,23 @@ impl OutputFile {
         let parent = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        parent.metadata().map_err(|source| fail(path, source))?;
-        let temporary = tempfile::Builder::new()
-            .prefix(".obd-")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(parent)
-            .map_err(|source| fail(path, source))?;
+        let directory = parent.unwrap_or(Path::new(".")).to_owned();
+        let pending = Pending::create(&directory, options.mode);
         Ok(Self {
-            temporary,
+            pending: pending.map_err(|source| fail(path, source))?,
             path: path.to_owned(),
-            replace,
+            directory,
+            replace: options.replace,
         })
     }
 
     /// The file to write to.
     #[must_use]
     pub fn file(&self) -> &File {
-        self.temporary.as_file()
+        match &self.pending {
+            Pending::Unnamed(file) => file,
+            Pending::Temporary(file) => file.as_file(),
+        }
     }
 
     /// The final name, for messages.
@@ -66,29 +98,74 @@ impl OutputFile {
         &self.path
     }
 
+    /// Refuses to go on when the output would replace `source`, which it is made from.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub fn check_is_not(&self, source: &Path) -> Result<()> {
+        let same = match (source.metadata(), self.path.metadata()) {
+            (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+            _ => false,
+        };
+        if !same {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Config, OP, "is the input and the output at once");
+        Err(error.in_file(self.path.display().to_string()))
+    }
+
     /// Flushes to disk and gives the file its name.
     ///
     /// # Errors
-    /// `Io`; `Config` when somebody else made the file meanwhile.
+    /// `Io`; `Exists` when somebody else made the file meanwhile.
     pub fn publish(self) -> Result<()> {
-        let Self {
-            temporary,
-            path,
-            replace,
-        } = self;
-        temporary
-            .as_file()
-            .sync_all()
-            .map_err(|source| fail(&path, source))?;
-        let done = if replace {
-            temporary.persist(&path)
-        } else {
-            temporary.persist_noclobber(&path)
-        };
-        match done {
-            Ok(_) => Ok(()),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists(&path)),
-            Err(error) => Err(fail(&path, error.error)),
+        let synced = self.file().sync_all();
+        synced.map_err(|source| fail(&self.path, source))?;
+        let named = self.pending.name(&self.directory, &self.path, self.replace);
+        named.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => exists(&self.path),
+            _ => fail(&self.path, source),
+        })?;
+        // The file is there and whole; only a power cut could still take the name away.
+        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        if let Err(error) = synced {
+            log::debug!("{}: flush directory: {error}", self.directory.display());
+        }
+        Ok(())
+    }
+}
+
+impl Pending {
+    fn create(directory: &Path, mode: u32) -> io::Result<Self> {
+        if let Some(file) = unnamed_file::create(directory, mode)? {
+            return Ok(Self::Unnamed(file));
+        }
+        let mut builder = tempfile::Builder::new();
+        builder
+            .prefix(TEMPORARY_PREFIX)
+            .permissions(Permissions::from_mode(mode));
+        builder.tempfile_in(directory).map(Self::Temporary)
+    }
+
+    fn name(self, directory: &Path, path: &Path, replace: bool) -> io::Result<()> {
+        match (self, replace) {
+            (Self::Unnamed(file), false) => unnamed_file::link(&file, path),
+            (Self::Unnamed(file), true) => {
+                let mut builder = tempfile::Builder::new();
+                let linked = builder
+                    .prefix(TEMPORARY_PREFIX)
+                    .make_in(directory, |path| unnamed_file::link(&file, path))?;
+                linked.persist(path)?;
+                Ok(())
+            }
+            (Self::Temporary(file), false) => {
+                file.persist_noclobber(path)?;
+                Ok(())
+            }
+            (Self::Temporary(file), true) => {
+                file.persist(path)?;
+                Ok(())
+            }
         }
     }
 }
@@ -98,12 +175,8 @@ fn fail(path: &Path, source: io::Error) -> Error {
 }
 
 fn exists(path: &Path) -> Error {
-    Error::new(
-        ErrorKind::Config,
-        OP,
-        "exists already; use --force to replace it",
-    )
-    .in_file(path.display().to_string())
+    let detail = "exists already; -f replaces it";
+    Error::new(ErrorKind::Exists, OP, detail).in_file(path.display().to_string())
 }
 
 #[cfg(test)]
@@ -111,11 +184,32 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    const REPLACE: OutputOptions = OutputOptions {
+        replace: true,
+        mode: 0o644,
+    };
+
+    fn unnamed(path: &Path, options: OutputOptions) -> OutputFile {
+        let output = OutputFile::create(path, options).unwrap();
+        assert!(matches!(output.pending, Pending::Unnamed(_)));
+        output
+    }
+
+    fn temporary(path: &Path, options: OutputOptions) -> OutputFile {
+        let output = unnamed(path, options);
+        let file = NamedTempFile::new_in(&output.directory).unwrap();
+        OutputFile {
+            pending: Pending::Temporary(file),
+            ..output
+        }
+    }
+
     #[test]
-    fn nothing_is_left_when_the_output_is_not_published() {
+    fn the_directory_stays_empty_until_the_output_is_published() {
         let dir = tempfile::tempdir().unwrap();
-        let output = OutputFile::create(&dir.path().join("x"), false).unwrap();
+        let output = unnamed(&dir.path().join("x"), OutputOptions::default());
         output.file().write_all(b"half").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         drop(output);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -125,21 +219,49 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         std::fs::write(&path, "old").unwrap();
-        let error = OutputFile::create(&path, false).unwrap_err();
+        let error = OutputFile::create(&path, OutputOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exists);
         assert!(error.to_string().contains("exists already"), "{error}");
-        let output = OutputFile::create(&path, true).unwrap();
-        output.file().write_all(b"new").unwrap();
-        output.publish().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        for start in [unnamed, temporary] {
+            let output = start(&path, REPLACE);
+            output.file().write_all(b"new").unwrap();
+            output.publish().unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"new");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+            std::fs::write(&path, "old").unwrap();
+        }
     }
 
     #[test]
     fn a_file_that_appears_meanwhile_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let output = OutputFile::create(&path, false).unwrap();
-        std::fs::write(&path, "theirs").unwrap();
-        assert!(output.publish().is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+        for start in [unnamed, temporary] {
+            let output = start(&path, OutputOptions::default());
+            std::fs::write(&path, "theirs").unwrap();
+            let error = output.publish().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exists);
+            assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_directory_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = OutputFile::create(dir.path(), REPLACE).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn an_output_cannot_replace_what_it_is_made_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("x"), dir.path().join("link"));
+        std::fs::write(&path, "old").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let output = OutputFile::create(&path, REPLACE).unwrap();
+        assert!(output.check_is_not(&link).is_err());
+        assert!(output.check_is_not(dir.path()).is_ok());
     }
 }

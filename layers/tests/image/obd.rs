@@ -477,7 +477,7 @@ fn an_existing_output_is_kept_without_force() {
     let scene = Scene::new();
     let out = scene.file("out.raw", b"precious");
     let output = scene.export_layer(&plain_layer());
-    assert_fails(&output, &["exists already; use --force"]);
+    assert_fails(&output, &["exists already; -f replaces it"]);
     assert_eq!(std::fs::read(out).unwrap(), b"precious");
 }
 

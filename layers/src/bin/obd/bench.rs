@@ -9,7 +9,7 @@ use layers::{Access, Image};
 use serde_json::json;
 
 use crate::args::{BenchArgs, ModeArg};
-use crate::console::say;
+use layers::command_line::console::say;
 
 /// Percentiles shown.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];

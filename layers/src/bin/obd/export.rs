@@ -7,7 +7,7 @@ use layers::{Access, Image, tool};
 use serde_json::json;
 
 use crate::args::ExportArgs;
-use crate::console::{human, progress_bar, reporter, say};
+use layers::command_line::console::{human, progress_bar, reporter, say};
 
 pub(crate) fn run(args: &ExportArgs, json: bool) -> layers::Result<ExitCode> {
     let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;

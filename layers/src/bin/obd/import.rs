@@ -9,7 +9,7 @@ use layers::zfile::{Algorithm, BuildOptions};
 use serde_json::json;
 
 use crate::args::{AlgorithmArg, ImportArgs};
-use crate::console::{human, progress_bar, reporter, say};
+use layers::command_line::console::{human, progress_bar, reporter, say};
 
 pub(crate) fn run(args: &ImportArgs, json: bool) -> layers::Result<ExitCode> {
     let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);

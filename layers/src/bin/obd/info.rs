@@ -7,7 +7,8 @@ use layers::tool::{self, FileInfo, LayerInfo, ZFileInfo};
 use serde_json::{Value, json};
 
 use crate::args::InfoArgs;
-use crate::console::{fail, human, say};
+use crate::fail;
+use layers::command_line::console::{human, say};
 
 pub(crate) fn run(args: &InfoArgs, json: bool) -> layers::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;

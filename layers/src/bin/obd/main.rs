@@ -2,7 +2,6 @@
 
 mod args;
 mod bench;
-mod console;
 mod export;
 mod import;
 mod info;
@@ -12,13 +11,11 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
+use layers::command_line::{self, console};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Warn)
-        .parse_default_env()
-        .init();
+    command_line::start_log(false);
     let done = match &args.command {
         Command::Import(command) => import::run(command, args.json),
         Command::Export(command) => export::run(command, args.json),
@@ -26,5 +23,12 @@ fn main() -> ExitCode {
         Command::Verify(command) => verify::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
     };
-    console::exit_code(done.unwrap_or_else(|error| console::fail(&error)))
+    let code = done.unwrap_or_else(|error| fail(&error));
+    console::exit_code(code, ExitCode::FAILURE)
+}
+
+/// Prints the error that ends the program, or its work on one file.
+fn fail(error: &layers::Error) -> ExitCode {
+    console::complain(format_args!("obd: {error}"));
+    ExitCode::FAILURE
 }

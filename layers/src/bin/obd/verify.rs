@@ -11,7 +11,7 @@ use layers::tool::{self, FileReport};
 use serde_json::{Value, json};
 
 use crate::args::VerifyArgs;
-use crate::console::{human, progress_bar, reporter, say};
+use layers::command_line::console::{human, progress_bar, reporter, say};
 
 /// Faults of one file that are printed; the rest is counted.
 const FAULTS_SHOWN: usize = 20;

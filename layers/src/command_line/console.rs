@@ -12,32 +12,33 @@ static LOST: AtomicBool = AtomicBool::new(false);
 
 /// Prints one line of results. A reader that went away is not an error; a full disk is, and shows
 /// in [`exit_code`].
-pub(crate) fn say(line: impl Display) {
+pub fn say(line: impl Display) {
     if let Err(error) = writeln!(io::stdout(), "{line}")
         && error.kind() != io::ErrorKind::BrokenPipe
         && !LOST.swap(true, Ordering::Relaxed)
     {
-        drop(writeln!(io::stderr(), "obd: write results: {error}"));
+        complain(format_args!("write results: {error}"));
     }
 }
 
-/// `code`, unless results were lost.
-pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
+/// Prints one line about what went wrong.
+pub fn complain(line: impl Display) {
+    drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// `code`, or `failure` when results were lost.
+#[must_use]
+pub fn exit_code(code: ExitCode, failure: ExitCode) -> ExitCode {
     if LOST.load(Ordering::Relaxed) {
-        ExitCode::FAILURE
+        failure
     } else {
         code
     }
 }
 
-/// Prints the error that ends the program.
-pub(crate) fn fail(error: &layers::Error) -> ExitCode {
-    drop(writeln!(io::stderr(), "obd: {error}"));
-    ExitCode::FAILURE
-}
-
 /// A progress bar over bytes; drawn on a terminal only.
-pub(crate) fn progress_bar(what: &str) -> ProgressBar {
+#[must_use]
+pub fn progress_bar(what: &str) -> ProgressBar {
     let bar = ProgressBar::hidden();
     if io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
@@ -51,7 +52,7 @@ pub(crate) fn progress_bar(what: &str) -> ProgressBar {
 }
 
 /// The callback that moves `bar`.
-pub(crate) fn reporter(bar: &ProgressBar) -> impl FnMut(u64, u64) {
+pub fn reporter(bar: &ProgressBar) -> impl FnMut(u64, u64) {
     |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -59,6 +60,7 @@ pub(crate) fn reporter(bar: &ProgressBar) -> impl FnMut(u64, u64) {
 }
 
 /// A size for people: three digits and a binary unit.
-pub(crate) fn human(bytes: u64) -> String {
+#[must_use]
+pub fn human(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
