@@ -1,6 +1,9 @@
 //! Writable layers, in files of a real file system.
 #![cfg(test)]
 
+mod crashes;
 mod files;
+mod history;
+mod recorded;
 mod support;
 mod vectors;
