@@ -4,14 +4,12 @@
 
 use std::path::Path;
 
+use super::layer_file::open_layer;
 use super::wrapping::Wrapping;
 use crate::error::Result;
-use crate::io::{LocalFile, OutputFile};
+use crate::io::OutputFile;
 use crate::lsmt::compact::{self, CompactOptions};
-use crate::lsmt::{Layer, LayerSummary, upper};
-use crate::read_at::ReadAt;
-use crate::tar;
-use crate::zfile::{self, ZFile};
+use crate::lsmt::{LayerSummary, upper};
 
 /// What is committed.
 #[derive(Debug, Clone, Copy)]
@@ -73,13 +71,4 @@ pub fn commit(
     })?;
     output.publish()?;
     Ok(NewLayer { layer, file_bytes })
-}
-
-fn open_layer(path: &Path) -> Result<Layer> {
-    let payload = tar::unwrap(Box::new(LocalFile::open(path)?))?;
-    let layer: Box<dyn ReadAt> = match zfile::detect(&*payload)? {
-        true => Box::new(ZFile::open(payload)?),
-        false => payload,
-    };
-    Layer::open(layer)
 }

@@ -7,22 +7,27 @@
 //! has its name only when it is whole.
 
 mod commit;
+mod diff;
 
 mod export;
 mod import;
 mod inspect;
+mod layer_file;
 mod load;
 mod merge;
+mod pair;
 mod verify;
 mod wrapping;
 mod zfile;
 
 pub use commit::{CommitSource, NewLayer, NewLayerOptions, commit};
+pub use diff::{DiffRange, DiffReport, Disk, diff};
 pub use export::{ExportSummary, export};
 pub use import::{ImportOptions, ImportSummary, import};
 pub use inspect::{FileInfo, LayerInfo, TarInfo, ZFileInfo, inspect};
 pub use load::{LoadMode, LoadOptions, LoadReport, run_load};
 pub use merge::merge;
+pub use pair::{PairInfo, Subject, inspect_pair, pair_up};
 pub use verify::{FileReport, verify_config, verify_file};
 pub use wrapping::Wrapping;
 pub use zfile::{CompressSource, compress, extract, open_zfile, verify_zfile};
