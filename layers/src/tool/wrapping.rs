@@ -5,8 +5,8 @@
 use std::io::{BufWriter, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 
-use super::output::OutputFile;
 use crate::error::{Error, Result};
+use crate::io::OutputFile;
 use crate::tar::TarWriter;
 use crate::zfile::{BuildOptions, ZFileBuilder};
 
