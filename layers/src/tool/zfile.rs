@@ -44,21 +44,22 @@ pub fn compress(
     wrapping: Wrapping,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
+    let CompressSource { bytes, name, size } = source;
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut done = 0;
     wrapping.write(&output, |sink| {
         loop {
-            let read = match source.bytes.read(&mut chunk) {
+            let read = match bytes.read(&mut chunk) {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::io("read file", error).in_file(source.name)),
+                Err(error) => return Err(Error::io("read file", error).in_file(name)),
             };
-            let bytes = chunk.get(..read).unwrap_or_default();
-            sink.write_all(bytes)
+            let filled = chunk.get(..read).unwrap_or_default();
+            sink.write_all(filled)
                 .map_err(|error| Error::io("write zfile", error))?;
             done += read as u64;
-            report(done, source.size.unwrap_or(done));
+            report(done, size.unwrap_or(done));
         }
     })?;
     output.publish()
