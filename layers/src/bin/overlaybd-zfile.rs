@@ -61,16 +61,16 @@ fn main() -> ExitCode {
     cli11::run(work)
 }
 
-fn work(args: Args) -> Result<(), Failure> {
+fn work(args: &Args) -> Result<(), Failure> {
     start_log(args.verbose);
     match (&args.target, args.verify, args.extract) {
         (_, true, _) => verify(&args.source),
-        (Some(target), _, true) => extract(&args, target),
+        (Some(target), _, true) => extract(args, target),
         (None, _, true) => Err(Failure::new(
             "-x reads a file, not stdin: name the zfile and the file to write",
         )),
-        (Some(target), _, _) => compress_file(&args, target),
-        (None, ..) => compress(&args, "stdin", None, &mut io::stdin().lock(), &args.source),
+        (Some(target), _, _) => compress_file(args, target),
+        (None, ..) => compress(args, "stdin", None, &mut io::stdin().lock(), &args.source),
     }
 }
 
