@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::wrapping::Wrapping;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{LocalFile, OutputFile};
+use crate::io::{LocalFile, OutputFile, WriteBehind};
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, VerifyReport, ZFile};
@@ -91,13 +91,14 @@ pub fn open_zfile(path: &Path, unwrap_tar: bool) -> Result<ZFile> {
 /// # Errors
 /// `Corrupt` for a damaged block; `Io`, `NoSpace`.
 pub fn extract(zfile: &ZFile, output: OutputFile, report: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let mut sink = WriteBehind::new(output.file());
     let mut chunk = vec![0; CHUNK_BYTES];
     let (mut at, size) = (0, zfile.size());
     while at < size {
         let left = usize::try_from(size - at).unwrap_or(usize::MAX);
         let chunk = chunk.split_at_mut(left.min(CHUNK_BYTES)).0;
         zfile.read_exact_at(at, chunk)?;
-        let written = output.file().write_all(chunk);
+        let written = sink.write_all(chunk);
         written.map_err(|error| {
             Error::io("write file", error).in_file(output.path().display().to_string())
         })?;
