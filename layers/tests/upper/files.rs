@@ -115,3 +115,71 @@ fn swapped_and_short_files_are_refused_by_name() {
     let error = pair.open().unwrap_err().to_string();
     assert!(error.contains("100 bytes are too short"), "{error}");
 }
+
+#[test]
+fn a_new_layer_without_a_size_is_refused_and_the_disk_goes_on() {
+    for kind in KINDS {
+        let dir = scratch();
+        let pair = Pair::create(dir.path(), "x", kind, 1 << 20);
+        let image = pair.image(Vec::new());
+        let new = Pair::create(dir.path(), "new", kind, 0);
+        let upper = layers::config::UpperConfig {
+            data: new.data,
+            index: new.index,
+            ..layers::config::UpperConfig::default()
+        };
+        let error = image.restack(&upper).unwrap_err();
+        assert!(error.to_string().contains("has no size"), "{error}");
+        image.write_at(0, &[7; 512]).unwrap();
+        drop(image);
+        let mut sector = [0; 512];
+        pair.image(Vec::new())
+            .read_exact_at(0, &mut sector)
+            .unwrap();
+        assert_eq!(sector, [7; 512]);
+    }
+}
+
+#[test]
+fn a_torn_log_of_the_cxx_code_loses_its_last_entries_and_nothing_else() {
+    let dir = crate::support::writable();
+    let pair = Pair::named(dir.path(), "log");
+    let log = std::fs::read(&pair.index).unwrap();
+    let whole = pair.image(lowers());
+    let mut before = vec![0; 1 << 20];
+    whole.read_exact_at(0, &mut before).unwrap();
+    drop(whole);
+    // An entry whose data is behind the end of the data file, and a part of another one.
+    let far = layers::lsmt::Mapping::data(0, 8, 1 << 30, 2).to_bytes();
+    let torn = [log.as_slice(), far.as_slice(), &far[..7]].concat();
+    std::fs::write(&pair.index, torn).unwrap();
+    let image = pair.image(lowers());
+    let mut after = vec![0; 1 << 20];
+    image.read_exact_at(0, &mut after).unwrap();
+    assert!(before == after);
+    drop(image);
+    // What the C++ code would stumble over is gone from the file.
+    let mended = std::fs::read(&pair.index).unwrap();
+    assert_eq!(mended[..log.len()], log);
+    assert_eq!(
+        mended[log.len()..][..16],
+        layers::lsmt::Mapping::PADDING.to_bytes()
+    );
+    assert!(mended.len().is_multiple_of(16));
+}
+
+#[test]
+fn padding_anywhere_in_a_log_is_skipped() {
+    let dir = crate::support::writable();
+    let pair = Pair::named(dir.path(), "log");
+    let log = std::fs::read(&pair.index).unwrap();
+    let padding = layers::lsmt::Mapping::PADDING.to_bytes();
+    let padded: Vec<u8> = log[4096..]
+        .chunks(16)
+        .flat_map(|entry| [&padding, entry, &padding].concat())
+        .collect();
+    let before = open_read_only(&pair.data, &pair.index).unwrap();
+    std::fs::write(&pair.index, [&log[..4096], &padded].concat()).unwrap();
+    let after = open_read_only(&pair.data, &pair.index).unwrap();
+    assert_eq!(before.mappings(), after.mappings());
+}

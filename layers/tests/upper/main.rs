@@ -4,6 +4,8 @@
 mod crashes;
 mod files;
 mod history;
+mod properties;
 mod recorded;
 mod support;
+mod threads;
 mod vectors;

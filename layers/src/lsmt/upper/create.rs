@@ -11,7 +11,7 @@ use std::path::Path;
 use super::open::DATA_START;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{OutputFile, OutputOptions};
-use crate::limits::SECTOR_BYTES;
+use crate::limits::{DISK_BYTES_MAX, SECTOR_BYTES};
 use crate::lsmt::format::{HEADER_BYTES, Record};
 use crate::lsmt::uuid::Uuid;
 
@@ -46,8 +46,8 @@ pub struct CreateOptions {
 /// `NoSpace`, `Io`. Nothing is left then.
 pub fn create(data: &Path, index: &Path, options: CreateOptions) -> Result<Uuid> {
     let size = options.virtual_size_bytes;
-    if !size.is_multiple_of(SECTOR_BYTES) {
-        let detail = format!("virtual size {size} is no multiple of {SECTOR_BYTES}");
+    if !size.is_multiple_of(SECTOR_BYTES) || size > DISK_BYTES_MAX {
+        let detail = format!("virtual size {size} is no multiple of {SECTOR_BYTES}, or too large");
         return Err(Error::new(ErrorKind::Config, OP, detail));
     }
     let is_sparse = options.kind == UpperKind::Sparse;
