@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     cli11::run(work)
 }
 
-fn work(args: Args) -> Result<(), Failure> {
+fn work(args: &Args) -> Result<(), Failure> {
     start_log(args.verbose);
     args.upload.refuse()?;
     if args.turbo_oci {
@@ -84,9 +84,9 @@ fn work(args: Args) -> Result<(), Failure> {
         ));
     }
     if args.seal {
-        return seal(&args);
+        return seal(args);
     }
-    commit(&args)
+    commit(args)
 }
 
 fn seal(args: &Args) -> Result<(), Failure> {

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     cli11::run(work)
 }
 
-fn work(args: Args) -> Result<(), Failure> {
+fn work(args: &Args) -> Result<(), Failure> {
     start_log(args.verbose);
     if args.turbo_oci {
         return Err(Failure::new(
@@ -78,11 +78,11 @@ fn work(args: Args) -> Result<(), Failure> {
                 false => UpperKind::AppendOnly,
             },
             virtual_size_bytes,
-            parent_uuid: parent_uuid(&args),
+            parent_uuid: parent_uuid(args),
         };
         upper::create(&args.data, &args.index, options).map(|_| ())
     };
-    created.map_err(|error| explain(&args, &error))?;
+    created.map_err(|error| explain(args, &error))?;
     say("overlaybd-create has created files SUCCESSFULLY");
     Ok(())
 }

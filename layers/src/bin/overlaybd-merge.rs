@@ -60,21 +60,21 @@ fn main() -> ExitCode {
     cli11::run(work)
 }
 
-fn work(args: Args) -> Result<(), Failure> {
+fn work(args: &Args) -> Result<(), Failure> {
     start_log(args.verbose);
     args.upload.refuse()?;
     let config = ImageConfig::load(&args.config)
         .map_err(|error| Failure::of("failed to create image file", &error))?;
     let service = ServiceConfig::load_or_default(args.service_config.as_deref())
         .map_err(|error| Failure::of("failed to create image service", &error))?;
-    let Some(path) = args.output else {
+    let Some(path) = &args.output else {
         return Err(Failure::new("failed to create output file: none is named"));
     };
     let output_options = OutputOptions {
         replace: true,
         ..OutputOptions::default()
     };
-    let output = OutputFile::create(&path, output_options)
+    let output = OutputFile::create(path, output_options)
         .map_err(|error| Failure::of("failed to create output file", &error))?;
     let zfile = args.compress.then(|| BuildOptions {
         overwrite_header: false,

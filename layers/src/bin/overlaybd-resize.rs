@@ -43,7 +43,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    cli11::run(|args| work(&args).map_err(|failure| failure.with_code(FAILED)))
+    cli11::run(|args| work(args).map_err(|failure| failure.with_code(FAILED)))
 }
 
 fn work(args: &Args) -> Result<(), Failure> {

@@ -61,16 +61,16 @@ fn main() -> ExitCode {
     cli11::run(work)
 }
 
-fn work(args: Args) -> Result<(), Failure> {
+fn work(args: &Args) -> Result<(), Failure> {
     start_log(args.verbose);
     match (&args.target, args.verify, args.extract) {
         (_, true, _) => verify(&args.source),
-        (Some(target), _, true) => extract(&args, target),
+        (Some(target), _, true) => extract(args, target),
         (None, _, true) => Err(Failure::new(
             "-x reads a file, not stdin: name the zfile and the file to write",
         )),
-        (Some(target), _, _) => compress_file(&args, target),
-        (None, ..) => compress(&args, "stdin", None, &mut io::stdin().lock(), &args.source),
+        (Some(target), _, _) => compress_file(args, target),
+        (None, ..) => compress(args, "stdin", None, &mut io::stdin().lock(), &args.source),
     }
 }
 
@@ -107,6 +107,10 @@ fn compress(
     };
     let output =
         OutputFile::create(target, options).map_err(|error| Failure::open(target, &error))?;
+    if size.is_some() {
+        let checked = output.check_is_not(&args.source);
+        checked.map_err(|error| Failure::open(target, &error))?;
+    }
     say(format_args!("compress file {name} as {}", target.display()));
     let source = CompressSource { bytes, name, size };
     let bar = progress_bar("compressing");
@@ -125,6 +129,8 @@ fn extract(args: &Args, target: &Path) -> Result<(), Failure> {
     };
     let output =
         OutputFile::create(target, options).map_err(|error| Failure::open(target, &error))?;
+    let checked = output.check_is_not(&args.source);
+    checked.map_err(|error| Failure::open(target, &error))?;
     say(format_args!("decompress file {source} as {shown}"));
     let bar = progress_bar("extracting");
     let done = tool::open_zfile(&args.source, args.tar)

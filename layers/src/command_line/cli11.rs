@@ -92,9 +92,9 @@ impl Failure {
 
 /// Runs a program: parses its command line, does `work`, and tells how that went.
 #[must_use]
-pub fn run<T: Parser>(work: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode {
+pub fn run<T: Parser>(work: impl FnOnce(&T) -> Result<(), Failure>) -> ExitCode {
     let parsed = match parse::<T>(std::env::args_os()) {
-        Ok(Parsed::Arguments(arguments)) => work(arguments),
+        Ok(Parsed::Arguments(arguments)) => work(&arguments),
         Ok(Parsed::Text(text)) => {
             console::say(text.trim_end());
             Ok(())

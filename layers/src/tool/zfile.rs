@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::wrapping::Wrapping;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{LocalFile, OutputFile};
+use crate::io::{LocalFile, OutputFile, WriteBehind};
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, VerifyReport, ZFile};
@@ -44,21 +44,22 @@ pub fn compress(
     wrapping: Wrapping,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
+    let CompressSource { bytes, name, size } = source;
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut done = 0;
     wrapping.write(&output, |sink| {
         loop {
-            let read = match source.bytes.read(&mut chunk) {
+            let read = match bytes.read(&mut chunk) {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::io("read file", error).in_file(source.name)),
+                Err(error) => return Err(Error::io("read file", error).in_file(name)),
             };
-            let bytes = chunk.get(..read).unwrap_or_default();
-            sink.write_all(bytes)
+            let filled = chunk.get(..read).unwrap_or_default();
+            sink.write_all(filled)
                 .map_err(|error| Error::io("write zfile", error))?;
             done += read as u64;
-            report(done, source.size.unwrap_or(done));
+            report(done, size.unwrap_or(done));
         }
     })?;
     output.publish()
@@ -90,13 +91,14 @@ pub fn open_zfile(path: &Path, unwrap_tar: bool) -> Result<ZFile> {
 /// # Errors
 /// `Corrupt` for a damaged block; `Io`, `NoSpace`.
 pub fn extract(zfile: &ZFile, output: OutputFile, report: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let mut sink = WriteBehind::new(output.file());
     let mut chunk = vec![0; CHUNK_BYTES];
     let (mut at, size) = (0, zfile.size());
     while at < size {
         let left = usize::try_from(size - at).unwrap_or(usize::MAX);
         let chunk = chunk.split_at_mut(left.min(CHUNK_BYTES)).0;
         zfile.read_exact_at(at, chunk)?;
-        let written = output.file().write_all(chunk);
+        let written = sink.write_all(chunk);
         written.map_err(|error| {
             Error::io("write file", error).in_file(output.path().display().to_string())
         })?;
