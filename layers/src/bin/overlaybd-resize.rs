@@ -15,13 +15,18 @@ use layers::{Access, ErrorKind, Image};
 
 const GIB: u64 = 1 << 30;
 
+/// Source: the kernel's documentation of ext4, "The Super Block".
+const SUPERBLOCK_BYTE: u64 = 1024;
+const EXT4_MAGIC_AT: usize = 0x38;
+const EXT4_MAGIC: [u8; 2] = [0x53, 0xEF];
+
 /// Exit status of all that fails once the command line is understood.
 const FAILED: u8 = 1;
 
 /// Make the disk of a writable image larger.
 ///
-/// The C++ tool resizes the ext4 file system on the disk as well. This version cannot, and so does
-/// nothing without --device-only.
+/// The C++ tool resizes the ext4 file system on the disk as well. This version cannot, and so refuses
+/// a disk that has one, unless --device-only says that the file system is somebody else's business.
 #[derive(Debug, Parser)]
 #[command(name = "overlaybd-resize", version)]
 struct Args {
@@ -54,24 +59,33 @@ fn work(args: &Args) -> Result<(), Failure> {
     let bytes = bytes.filter(|bytes| i64::try_from(*bytes).is_ok());
     let invalid = || Failure::new(format!("invalid size: {}", args.size));
     let bytes = bytes.ok_or_else(invalid)?;
-    if !args.device_only {
-        return Err(Failure::new(
-            "resize failed: this version cannot resize the file system on the disk; \
-             --device-only makes only the disk larger",
-        ));
-    }
     let service = ServiceConfig::load_or_default(args.service_config.as_deref())
         .map_err(|error| Failure::of("failed to create image service", &error))?;
     // No result file: that tells how the daemon fared.
     let image = ImageConfig::load(&args.config)
         .and_then(|config| Image::open_layers(&config, &service, Access::Write))
         .map_err(|error| Failure::of("failed to open overlaybd image", &error))?;
+    if !args.device_only && has_ext4(&image)? {
+        return Err(Failure::new(
+            "resize failed: there is an ext4 file system on the disk, and this version cannot resize \
+             it; --device-only makes only the disk larger",
+        ));
+    }
     resize(&image, bytes)?;
     let (gib, seconds) = (bytes / GIB, started.elapsed().as_secs_f64());
     say(format_args!(
         "Success: device resized to {gib} GB ({seconds:.3} seconds)"
     ));
     Ok(())
+}
+
+/// ext2, ext3 and ext4 have the same magic number in their superblock.
+fn has_ext4(image: &Image) -> Result<bool, Failure> {
+    let mut sector = [0; 512];
+    image
+        .read_exact_at(SUPERBLOCK_BYTE, &mut sector)
+        .map_err(|error| Failure::of("resize failed", &error))?;
+    Ok(sector.get(EXT4_MAGIC_AT..EXT4_MAGIC_AT + 2) == Some(&EXT4_MAGIC))
 }
 
 fn resize(image: &Image, bytes: u64) -> Result<(), Failure> {

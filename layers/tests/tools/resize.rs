@@ -14,7 +14,7 @@ fn the_disk_of_either_kind_grows_and_stays_so() {
         let scene = Scene::new();
         scene.run("create", &format!("d i 1 {kind}")).succeeded();
         scene.config("image.json", &[], Some(("d", "i")));
-        let line = "--config image.json --size=3 --device-only";
+        let line = "--config image.json --size=3";
         for _ in 0..2 {
             let outcome = scene.run("resize", line).succeeded();
             assert!(
@@ -30,49 +30,42 @@ fn the_disk_of_either_kind_grows_and_stays_so() {
 }
 
 #[test]
+fn a_disk_with_an_ext4_file_system_grows_only_without_it() {
+    let scene = Scene::new();
+    scene.run("create", "d i 0").succeeded();
+    scene.config("image.json", &native_layers(), Some(("d", "i")));
+    let line = "--config image.json --size 3";
+    scene.run("resize", line).failed(1, "ext4 file system");
+    assert_eq!(disk_bytes(&scene), 1 << 30);
+    scene
+        .run("resize", &format!("{line} --device-only"))
+        .succeeded();
+    assert_eq!(disk_bytes(&scene), 3 << 30);
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_and_leaves_the_disk_alone() {
     let scene = Scene::new();
     scene.run("create", "d i 2").succeeded();
     scene.config("image.json", &[], Some(("d", "i")));
     scene.config("read-only.json", &native_layers(), None);
     let cases = [
+        ("--config image.json --size 1", 1, "resize failed"),
+        ("--config image.json --size 0", 1, "invalid size: 0"),
+        ("--config image.json --size -3", 1, "invalid size: -3"),
+        ("--config image.json --size 3G", 1, "invalid size: 3G"),
         (
-            "--config image.json --size 3",
-            1,
-            "cannot resize the file system",
-        ),
-        (
-            "--config image.json --size 1 --device-only",
-            1,
-            "resize failed",
-        ),
-        (
-            "--config image.json --size 0 --device-only",
-            1,
-            "invalid size: 0",
-        ),
-        (
-            "--config image.json --size -3 --device-only",
-            1,
-            "invalid size: -3",
-        ),
-        (
-            "--config image.json --size 3G --device-only",
-            1,
-            "invalid size: 3G",
-        ),
-        (
-            "--config nowhere --size 3 --device-only",
+            "--config nowhere --size 3",
             1,
             "failed to open overlaybd image",
         ),
         (
-            "--config read-only.json --size 3 --device-only",
+            "--config read-only.json --size 3",
             1,
             "the image has no upper",
         ),
         (
-            "--config image.json --size 3 --device-only --service_config_path nowhere",
+            "--config image.json --size 3 --service_config_path nowhere",
             1,
             "failed to create image service",
         ),
