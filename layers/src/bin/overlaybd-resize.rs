@@ -11,7 +11,7 @@ use layers::command_line::cli11::{self, Failure};
 use layers::command_line::console::say;
 use layers::command_line::start_log;
 use layers::config::{ImageConfig, ServiceConfig};
-use layers::{Access, ErrorKind, Image};
+use layers::{Access, Image};
 
 const GIB: u64 = 1 << 30;
 
@@ -65,6 +65,9 @@ fn work(args: &Args) -> Result<(), Failure> {
     let image = ImageConfig::load(&args.config)
         .and_then(|config| Image::open_layers(&config, &service, Access::Write))
         .map_err(|error| Failure::of("failed to open overlaybd image", &error))?;
+    if !image.is_writable() {
+        return Err(Failure::new("resize failed: the image has no upper"));
+    }
     if !args.device_only && has_ext4(&image)? {
         return Err(Failure::new(
             "resize failed: there is an ext4 file system on the disk, and this version cannot resize \
@@ -96,8 +99,7 @@ fn resize(image: &Image, bytes: u64) -> Result<(), Failure> {
             "resize failed: {now} bytes now: {detail}"
         )));
     }
-    image.grow(bytes).map_err(|error| match error.kind() {
-        ErrorKind::ReadOnly => Failure::new("resize failed: the image has no upper"),
-        _ => Failure::of("resize failed", &error),
-    })
+    image
+        .grow(bytes)
+        .map_err(|error| Failure::of("resize failed", &error))
 }
