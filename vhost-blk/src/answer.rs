@@ -3,33 +3,64 @@
 //! ring -> descriptor chain -> request -> **answer** -> image
 //!
 //! Invariants
-//! - the status byte is written in one place, after the data.
-//! - data that lies in one run of host memory is decoded in place; any other goes through a
-//!   private buffer of at most [`BOUNCE_BYTES_MAX`].
-//! - a read that is not done now may leave part of its data, never a status: it is repeated as a
+//! - the status byte is written in one place, after the data, and for a write after the commit.
+//! - data that is read into one run of host memory is decoded in place; any other, and all data
+//!   that is written, goes through a private buffer of at most [`BOUNCE_BYTES_MAX`].
+//! - a request that is not done now may leave part of its work, never a status: it is repeated as a
 //!   whole elsewhere.
-//! - no allocation once the buffers have grown, except for a read that is not done now.
+//! - no allocation once the buffers have grown, except for a request that is not done now.
 
-use layers::{Dest, Progress, Wait};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
+use std::sync::Arc;
 
+use layers::{Dest, Progress, Wait, WriteBatch};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::cache_mode::CacheMode;
 use crate::descriptor_chain::Chain;
 use crate::disk::Disk;
 use crate::guest_memory::{GuestMemory, Segment, destination};
-use crate::request::{Operation, Request, Status};
+use crate::request::{Extent, Operation, Request};
 use crate::ring::Ring;
+use crate::segment_cursor::{SegmentCursor, is_mapped};
+use crate::status::Status;
+use crate::zero_ranges::ZeroRange;
 
-/// Largest piece that is decoded aside and copied; longer reads take several.
+/// Largest piece that is copied at a time; longer requests take several.
 pub const BOUNCE_BYTES_MAX: usize = 1 << 20;
 
-/// A read that must wait for bytes: everything needed to answer it later.
+/// Longest discard or write of zeroes, in bytes, that does not go to the pool at once: it may take
+/// many index entries away.
+const ZERO_BYTES_MAX: u64 = 1 << 20;
+
+/// What a pool thread has to do for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Read these bytes.
+    Read(Extent),
+    /// Write the bytes of the request's segments; flushed before they are acknowledged if
+    /// `durable`.
+    Write {
+        /// Where to.
+        extent: Extent,
+        /// With a flush.
+        durable: bool,
+    },
+    /// Make ranges read as zeros.
+    Zero {
+        /// Which ones.
+        ranges: Vec<ZeroRange>,
+        /// With a flush.
+        durable: bool,
+    },
+    /// Make everything that was acknowledged safe from a power cut.
+    Flush,
+}
+
+/// Where data and status of a request belong whose answer comes later.
 #[derive(Debug)]
-pub struct PendingRead {
-    /// Byte offset on the disk.
-    pub offset: u64,
-    /// Bytes.
-    pub len: usize,
-    data: Vec<Segment>,
+pub struct Pending {
+    /// The data of a read, or of a write that is not copied yet.
+    pub data: Vec<Segment>,
     status: GuestAddress,
 }
 
@@ -38,19 +69,49 @@ pub struct PendingRead {
 pub enum Answer {
     /// Everything is in guest memory; bytes written.
     Done(u32),
-    /// The bytes are not in memory. Part of the data may be written, the status is not.
-    Pending(PendingRead),
+    /// A write that counts once [`Answerer::commit`] has succeeded.
+    Staged(Pending),
+    /// Something that may block. Part of the data may be in guest memory, the status is not.
+    Deferred(Task, Pending),
 }
 
-/// The reused buffers of one worker.
-#[derive(Debug, Default)]
+/// How far a request got.
+enum Step {
+    /// Done; bytes written to guest memory.
+    Done(usize),
+    Staged,
+    Deferred(Task),
+}
+
+/// The reused buffers of one worker, and its writes that are not committed yet.
+#[derive(Debug)]
 pub struct Answerer {
+    cache: Arc<CacheMode>,
     chain: Chain,
     bounce: Vec<u8>,
+    ranges: Vec<ZeroRange>,
+    batch: WriteBatch,
+    /// Something was staged since the last commit.
+    has_staged: bool,
 }
 
 impl Answerer {
-    /// Answers the chain at `head`. Does not block.
+    /// Nothing in its buffers yet.
+    #[must_use]
+    pub fn new(cache: Arc<CacheMode>) -> Self {
+        Self {
+            cache,
+            chain: Chain::default(),
+            bounce: Vec::new(),
+            ranges: Vec::new(),
+            batch: WriteBatch::default(),
+            has_staged: false,
+        }
+    }
+
+    /// Answers the chain at `head`. Does not block, but for what [`WritePace`] says.
+    ///
+    /// [`WritePace`]: crate::write_pace::WritePace
     pub fn answer(
         &mut self,
         disk: &Disk,
@@ -62,49 +123,58 @@ impl Answerer {
             disk.report(format_args!("dropped a request: {fault}"));
             return Answer::Done(0);
         }
-        let Some(request) = Request::parse(&mut self.chain, memory, disk.bytes()) else {
+        let Some(request) = Request::parse(&mut self.chain, memory, disk, &mut self.ranges) else {
             disk.report(format_args!("dropped a request: no room for a status"));
             return Answer::Done(0);
         };
-        let outcome = match request.operation {
-            Operation::Read { offset, len } => match self.read(disk, memory, offset, len) {
-                Ok(Progress::Done) => Ok(len),
-                Ok(Progress::Pending) => {
-                    return Answer::Pending(PendingRead {
-                        offset,
-                        len,
-                        data: self.chain.writable().to_vec(),
-                        status: request.status,
-                    });
-                }
-                Err(status) => Err(status),
-            },
-            Operation::Flush => Ok(0),
+        let step = match request.operation {
+            Operation::Read(extent) => self.read(disk, memory, extent),
+            Operation::Write(extent) => self.write(disk, memory, extent),
+            Operation::Zero => self.zero(disk),
+            Operation::Flush if disk.is_writable() => Ok(Step::Deferred(Task::Flush)),
+            // Nothing is ever unwritten on a read-only disk.
+            Operation::Flush => Ok(Step::Done(0)),
             Operation::GetId => self.write_id(disk, memory),
             Operation::Refuse(status) => Err(status),
         };
-        Answer::Done(finish(memory, request.status, outcome))
+        let status = request.status;
+        let pending = |data: &[Segment]| Pending {
+            data: data.to_vec(),
+            status,
+        };
+        match step {
+            Ok(Step::Done(written)) => Answer::Done(finish(memory, status, Ok(written))),
+            Err(error) => Answer::Done(finish(memory, status, Err(error))),
+            Ok(Step::Staged) => Answer::Staged(pending(&[])),
+            Ok(Step::Deferred(task)) => {
+                let data = match task {
+                    Task::Read(_) => self.chain.writable(),
+                    Task::Write { .. } => self.chain.readable(),
+                    Task::Zero { .. } | Task::Flush => &[],
+                };
+                let pending = pending(data);
+                Answer::Deferred(task, pending)
+            }
+        }
     }
 
-    fn read(
-        &mut self,
-        disk: &Disk,
-        memory: &GuestMemory,
-        offset: u64,
-        len: usize,
-    ) -> Result<Progress, Status> {
-        match self.chain.writable() {
-            [] => Ok(Progress::Done),
+    fn read(&mut self, disk: &Disk, memory: &GuestMemory, extent: Extent) -> Result<Step, Status> {
+        let progress = match self.chain.writable() {
+            [] => Progress::Done,
             [segment] => {
-                let slice = memory.get_slice(segment.address, len).ok();
+                let slice = memory.get_slice(segment.address, extent.len).ok();
                 match slice.as_ref().and_then(destination) {
-                    Some(dest) => read_now(disk, offset, dest),
+                    Some(dest) => read_now(disk, extent.offset, dest)?,
                     // It may still be spread over neighbouring memory regions.
-                    None => self.read_aside(disk, memory, offset, len),
+                    None => self.read_aside(disk, memory, extent)?,
                 }
             }
-            _ => self.read_aside(disk, memory, offset, len),
-        }
+            _ => self.read_aside(disk, memory, extent)?,
+        };
+        Ok(match progress {
+            Progress::Done => Step::Done(extent.len),
+            Progress::Pending => Step::Deferred(Task::Read(extent)),
+        })
     }
 
     /// Reads into the private buffer, piece by piece, and copies to the segments.
@@ -112,65 +182,145 @@ impl Answerer {
         &mut self,
         disk: &Disk,
         memory: &GuestMemory,
-        offset: u64,
-        len: usize,
+        extent: Extent,
     ) -> Result<Progress, Status> {
-        if !is_mapped(memory, self.chain.writable()) {
-            disk.report(format_args!("refused a read to outside guest memory"));
-            return Err(Status::IoError);
-        }
-        let mut scatter = Scatter::new(self.chain.writable());
-        let mut done = 0;
-        while done < len {
-            let piece_len = (len - done).min(BOUNCE_BYTES_MAX);
-            if self.bounce.len() < piece_len {
-                self.bounce.resize(piece_len, 0);
-            }
-            let Some(piece) = self.bounce.get_mut(..piece_len) else {
-                return Err(Status::IoError);
-            };
-            match read_now(disk, offset + done as u64, Dest::from(&mut *piece))? {
+        let segments = self.chain.writable();
+        check_mapped(disk, memory, segments)?;
+        let mut cursor = SegmentCursor::new(segments);
+        for (offset, len) in pieces(extent) {
+            let piece = bounce(&mut self.bounce, len)?;
+            match read_now(disk, offset, Dest::from(&mut *piece))? {
                 Progress::Pending => return Ok(Progress::Pending),
-                Progress::Done => scatter.write(memory, piece)?,
+                Progress::Done => cursor.write(memory, piece)?,
             }
-            done += piece_len;
         }
         Ok(Progress::Done)
     }
 
-    fn write_id(&self, disk: &Disk, memory: &GuestMemory) -> Result<usize, Status> {
+    /// Copies from the segments into the private buffer, piece by piece, and stages.
+    fn write(&mut self, disk: &Disk, memory: &GuestMemory, extent: Extent) -> Result<Step, Status> {
+        let segments = self.chain.readable();
+        // Else half of it might be written.
+        check_mapped(disk, memory, segments)?;
+        if extent.len == 0 {
+            return Ok(Step::Done(0));
+        }
+        let durable = self.cache.is_writethrough();
+        let later = Step::Deferred(Task::Write { extent, durable });
+        if durable || !disk.pace().is_quick() {
+            return Ok(later);
+        }
+        let mut cursor = SegmentCursor::new(segments);
+        for (offset, len) in pieces(extent) {
+            let piece = bounce(&mut self.bounce, len)?;
+            cursor.read(memory, piece)?;
+            self.has_staged = true;
+            let staged = disk.stage_write(&mut self.batch, offset, piece, Wait::Never);
+            if staged.map_err(|error| refuse_write(disk, &error))? == Progress::Pending {
+                return Ok(later);
+            }
+        }
+        Ok(Step::Staged)
+    }
+
+    fn zero(&mut self, disk: &Disk) -> Result<Step, Status> {
+        if self.ranges.is_empty() {
+            return Ok(Step::Done(0));
+        }
+        let durable = self.cache.is_writethrough();
+        let total: u64 = self.ranges.iter().map(|range| range.len).sum();
+        if total <= ZERO_BYTES_MAX && !durable && disk.pace().is_quick() {
+            self.has_staged = true;
+            let staged = disk.stage_zeroes(&mut self.batch, &self.ranges, Wait::Never);
+            if staged.map_err(|error| refuse_write(disk, &error))? == Progress::Done {
+                return Ok(Step::Staged);
+            }
+        }
+        let ranges = self.ranges.clone();
+        Ok(Step::Deferred(Task::Zero { ranges, durable }))
+    }
+
+    /// Makes all writes that were staged since the last call count; none of them does if this
+    /// fails.
+    ///
+    /// # Errors
+    /// The status for all of them.
+    pub fn commit(&mut self, disk: &Disk) -> Result<(), Status> {
+        if !std::mem::take(&mut self.has_staged) {
+            return Ok(());
+        }
+        let committed = disk.commit(&mut self.batch);
+        committed.map_err(|error| refuse_write(disk, &error))
+    }
+
+    fn write_id(&self, disk: &Disk, memory: &GuestMemory) -> Result<Step, Status> {
         let serial = disk.serial();
         let room = usize::try_from(self.chain.writable_len()).unwrap_or(usize::MAX);
         let id = serial.get(..room).unwrap_or(serial);
-        Scatter::new(self.chain.writable()).write(memory, id)?;
-        Ok(id.len())
+        SegmentCursor::new(self.chain.writable()).write(memory, id)?;
+        Ok(Step::Done(id.len()))
     }
+}
+
+/// Offset and length of the pieces in which an extent goes through the private buffer.
+fn pieces(extent: Extent) -> impl Iterator<Item = (u64, usize)> {
+    (0..extent.len).step_by(BOUNCE_BYTES_MAX).map(move |done| {
+        let len = (extent.len - done).min(BOUNCE_BYTES_MAX);
+        (extent.offset + done as u64, len)
+    })
+}
+
+fn bounce(buffer: &mut Vec<u8>, len: usize) -> Result<&mut [u8], Status> {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    buffer.get_mut(..len).ok_or(Status::IoError)
+}
+
+fn check_mapped(disk: &Disk, memory: &GuestMemory, segments: &[Segment]) -> Result<(), Status> {
+    if is_mapped(memory, segments) {
+        return Ok(());
+    }
+    disk.report(format_args!(
+        "refused a request with data outside guest memory"
+    ));
+    Err(Status::IoError)
 }
 
 fn read_now(disk: &Disk, offset: u64, dest: Dest<'_>) -> Result<Progress, Status> {
     disk.read_at(offset, dest, Wait::Never)
-        .map_err(|error| refuse(disk, &error))
+        .map_err(|error| refuse(disk, "read", &error))
 }
 
-fn refuse(disk: &Disk, error: &layers::Error) -> Status {
-    disk.report(format_args!("read failed: {error}"));
+fn refuse_write(disk: &Disk, error: &layers::Error) -> Status {
+    refuse(disk, "write", error)
+}
+
+fn refuse(disk: &Disk, what: &str, error: &layers::Error) -> Status {
+    disk.report(format_args!("{what} failed: {error}"));
     Status::from(error.kind())
 }
 
-/// Answers a read that had to wait, and returns the bytes written.
-pub fn answer_pending(
+/// Answers a write that was staged or done elsewhere, or anything that failed; returns the bytes
+/// written.
+pub fn answer_status(memory: &GuestMemory, pending: &Pending, status: Result<(), Status>) -> u32 {
+    finish(memory, pending.status, status.map(|()| 0))
+}
+
+/// Answers a request that failed elsewhere, and returns the bytes written.
+pub fn answer_failed(
     disk: &Disk,
     memory: &GuestMemory,
-    read: &PendingRead,
-    result: &layers::Result<Vec<u8>>,
+    pending: &Pending,
+    error: &layers::Error,
 ) -> u32 {
-    let outcome = match result {
-        Ok(bytes) => Scatter::new(&read.data)
-            .write(memory, bytes)
-            .map(|()| bytes.len()),
-        Err(error) => Err(refuse(disk, error)),
-    };
-    finish(memory, read.status, outcome)
+    answer_status(memory, pending, Err(refuse(disk, "request", error)))
+}
+
+/// Answers a read that had to wait, and returns the bytes written.
+pub fn answer_read(memory: &GuestMemory, pending: &Pending, bytes: &[u8]) -> u32 {
+    let copied = SegmentCursor::new(&pending.data).write(memory, bytes);
+    finish(memory, pending.status, copied.map(|()| bytes.len()))
 }
 
 /// Writes the status byte; returns the bytes written to the chain.
@@ -183,52 +333,5 @@ fn finish(memory: &GuestMemory, address: GuestAddress, outcome: Result<usize, St
     match memory.write_obj(status.to_byte(), address) {
         Ok(()) => u32::try_from(data_written + 1).unwrap_or(u32::MAX),
         Err(_) => 0,
-    }
-}
-
-fn is_mapped(memory: &GuestMemory, segments: &[Segment]) -> bool {
-    segments.iter().all(|segment| {
-        usize::try_from(segment.len)
-            .is_ok_and(|len| GuestMemoryBackend::check_range(memory, segment.address, len))
-    })
-}
-
-/// Copies bytes to a list of segments, front to back.
-#[derive(Debug)]
-struct Scatter<'s> {
-    segments: &'s [Segment],
-    /// Bytes of the first segment that are filled.
-    filled: usize,
-}
-
-impl<'s> Scatter<'s> {
-    fn new(segments: &'s [Segment]) -> Self {
-        Self {
-            segments,
-            filled: 0,
-        }
-    }
-
-    /// Fails when the segments are shorter than `bytes` or lie outside guest memory.
-    fn write(&mut self, memory: &GuestMemory, mut bytes: &[u8]) -> Result<(), Status> {
-        while !bytes.is_empty() {
-            let Some((segment, rest)) = self.segments.split_first() else {
-                return Err(Status::IoError);
-            };
-            let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
-            let room = len.saturating_sub(self.filled);
-            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-            let address = segment.address.unchecked_add(self.filled as u64);
-            memory
-                .write_slice(now, address)
-                .map_err(|_| Status::IoError)?;
-            self.filled += now.len();
-            if self.filled == len {
-                self.segments = rest;
-                self.filled = 0;
-            }
-            bytes = later;
-        }
-        Ok(())
     }
 }

@@ -23,7 +23,8 @@ const THREADS_DEFAULT_MAX: usize = 4;
 #[derive(Debug, Parser)]
 #[command(name = "overlaybd-vhost-blk", version)]
 pub struct Args {
-    /// A disk; may be repeated. Keys: config=IMAGE.json, socket=PATH, readonly=on,
+    /// A disk; may be repeated. Keys: config=IMAGE.json, socket=PATH, readonly=on|off (default: on
+    /// unless the image has a writable layer, upper),
     /// num-queues=1..64 (default 64), queue-size=2..1024 (the largest ring a VMM may ask for, a power of two, default 1024),
     /// threads=N (default: the number of CPUs, at most 4), serial=S (at most 20 characters,
     /// default: from the image). A comma in a value is written twice
@@ -78,6 +79,8 @@ pub struct DiskArgs {
     pub config: PathBuf,
     /// Where to listen.
     pub socket: PathBuf,
+    /// Writes refused or wanted, if the image does not decide.
+    pub readonly: Option<bool>,
     /// Queues and threads.
     pub queues: QueueOptions,
     /// What the guest sees as the serial, if not the image's identity.
@@ -89,6 +92,7 @@ impl DiskArgs {
         Self {
             config,
             socket,
+            readonly: None,
             queues: QueueOptions {
                 num_queues: NUM_QUEUES_DEFAULT,
                 queue_size_max: QUEUE_SIZE_MAX,
@@ -124,8 +128,9 @@ fn parse_disk(text: &str) -> Result<DiskArgs, String> {
         match key {
             "config" => config = Some(PathBuf::from(value)),
             "socket" => socket = Some(PathBuf::from(value)),
-            "readonly" if value == "on" => {}
-            "readonly" => return Err(bad("on; writable disks are not supported")),
+            "readonly" if value == "on" => disk.readonly = Some(true),
+            "readonly" if value == "off" => disk.readonly = Some(false),
+            "readonly" => return Err(bad("on or off")),
             "num-queues" => {
                 let number = value.parse().ok().filter(|n| (1..=QUEUES_MAX).contains(n));
                 disk.queues.num_queues = number.ok_or_else(|| bad("1 to 64"))?;
@@ -186,6 +191,11 @@ mod tests {
         assert_eq!(disk.queues.queue_size_max, 512);
         assert_eq!(disk.queues.threads, 2, "no more threads than queues");
         assert_eq!(disk.serial.as_deref(), Some("x"));
+        assert_eq!(disk.readonly, Some(true));
+        let disk = parse_disk("config=/i,socket=/s,readonly=off").unwrap();
+        assert_eq!(disk.readonly, Some(false));
+        let disk = parse_disk("config=/i,socket=/s").unwrap();
+        assert_eq!(disk.readonly, None, "the image decides");
     }
 
     #[test]
@@ -205,7 +215,7 @@ mod tests {
             "queue-size=100",
             "queue-size=2048",
             "threads=0",
-            "readonly=off",
+            "readonly=yes",
             "serial=123456789012345678901",
             "size=1",
             "config",

@@ -10,12 +10,13 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
 use vmm_sys_util::epoll::EventSet;
 
+use crate::cache_mode::CacheMode;
 use crate::config_space::ConfigSpace;
 use crate::disk::Disk;
 use crate::features;
@@ -28,6 +29,9 @@ use crate::worker::Worker;
 
 /// Most queues: the crate keeps the queues of a thread in a 64-bit mask.
 pub const QUEUES_MAX: u16 = 64;
+
+/// Writes that take longer to end with their session are worth a line in the log.
+const WRITES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How the queues of a disk are laid out.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +55,7 @@ pub struct Backend {
     queues: Vec<Arc<SharedQueue>>,
     options: QueueOptions,
     config: ConfigSpace,
+    cache: Arc<CacheMode>,
     memory: SharedGuestMemory,
     workers: Vec<WorkerSlot>,
 }
@@ -88,10 +93,12 @@ impl Backend {
     ) -> io::Result<Self> {
         let stops = Arc::<StopDeadline>::default();
         let queue = |number| SharedQueue::new(Arc::clone(disk), number, Arc::clone(&stops));
+        let cache = Arc::<CacheMode>::default();
         let workers = (0..options.threads)
             .map(|_| {
                 let mailbox = Arc::new(Mailbox::new()?);
-                let worker = Worker::new(Arc::clone(disk), Arc::clone(pool), Arc::clone(&mailbox));
+                let (disk, pool) = (Arc::clone(disk), Arc::clone(pool));
+                let worker = Worker::new(disk, pool, Arc::clone(&mailbox), Arc::clone(&cache));
                 Ok(WorkerSlot {
                     worker: Mutex::new(worker),
                     mailbox,
@@ -101,7 +108,13 @@ impl Backend {
         Ok(Self {
             disk: Arc::clone(disk),
             queues: (0..options.num_queues).map(queue).map(Arc::new).collect(),
-            config: ConfigSpace::new(disk.bytes(), options.num_queues, options.queue_size_max),
+            config: ConfigSpace::new(
+                disk.bytes(),
+                disk.is_writable(),
+                options.num_queues,
+                options.queue_size_max,
+            ),
+            cache,
             options,
             memory,
             workers,
@@ -130,6 +143,20 @@ impl Backend {
     pub fn close(&self) {
         self.mailboxes().for_each(|mailbox| mailbox.close());
     }
+
+    /// After [`Backend::close`]: blocks until the pool has finished the writes it had begun for
+    /// this session. Nobody may be served before, who might write the same sectors.
+    pub fn wait_for_writes(&self) {
+        for mailbox in self.mailboxes() {
+            if !mailbox.wait_for_writes(WRITES_TIMEOUT) {
+                log::warn!(
+                    "{}: no VMM is served until the host's disk has finished the last one's writes",
+                    self.disk.name()
+                );
+                while !mailbox.wait_for_writes(Duration::MAX) {}
+            }
+        }
+    }
 }
 
 impl VhostUserBackend for Backend {
@@ -145,7 +172,7 @@ impl VhostUserBackend for Backend {
     }
 
     fn features(&self) -> u64 {
-        features::virtio_features()
+        features::virtio_features(self.disk.is_writable())
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -155,7 +182,24 @@ impl VhostUserBackend for Backend {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.config.read(offset, size)
+        self.config.read(offset, size, self.cache.writeback())
+    }
+
+    /// A write of anything but the cache mode is ignored. To refuse it would end the session, and
+    /// it may be the guest's doing.
+    fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        match self.config.parse_write(offset, bytes) {
+            Some(writeback) => self.cache.set_writeback(writeback),
+            None => self.disk.report(format_args!(
+                "ignored a write of {} bytes at {offset} of the configuration",
+                bytes.len()
+            )),
+        }
+        Ok(())
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.cache.negotiate(features);
     }
 
     /// The new map is in place; when this returns, nobody uses the old one.

@@ -14,10 +14,11 @@
 use std::fmt;
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory, VolatileSlice};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, VolatileMemory, VolatileSlice};
 
 use crate::guest_memory::{GuestMemory, Segment};
 use crate::ring::{DESCRIPTOR_BYTES, Ring};
+use crate::segment_cursor::SegmentCursor;
 
 /// Longest indirect table that is walked. A driver may make chains of `seg_max + 2` descriptors
 /// in a table whatever the size of its ring.
@@ -181,22 +182,39 @@ impl Chain {
         Some(address)
     }
 
-    /// The first `N` readable bytes, however they are cut into segments.
+    /// Device-readable segments; without what was taken from the front.
+    #[must_use]
+    pub fn readable(&self) -> &[Segment] {
+        &self.readable
+    }
+
+    /// Bytes in all readable segments.
+    #[must_use]
+    pub fn readable_len(&self) -> u64 {
+        self.readable.iter().map(|segment| segment.len).sum()
+    }
+
+    /// Cuts off and returns the first `N` readable bytes, however they are cut into segments.
     ///
     /// `None` when there are fewer, or when they lie outside guest memory.
     #[must_use]
-    pub fn readable_front<const N: usize>(&self, memory: &GuestMemory) -> Option<[u8; N]> {
+    pub fn take_readable_front<const N: usize>(&mut self, memory: &GuestMemory) -> Option<[u8; N]> {
         let mut bytes = [0_u8; N];
-        let mut rest = &mut bytes[..];
-        for segment in &self.readable {
-            if rest.is_empty() {
-                break;
-            }
-            let len = usize::try_from(segment.len).map_or(rest.len(), |len| len.min(rest.len()));
-            let (front, back) = rest.split_at_mut_checked(len)?;
-            memory.read_slice(front, segment.address).ok()?;
-            rest = back;
+        SegmentCursor::new(&self.readable)
+            .read(memory, &mut bytes)
+            .ok()?;
+        let mut taken = N as u64;
+        let whole = self.readable.iter().take_while(|segment| {
+            let is_taken = segment.len <= taken;
+            taken -= if is_taken { segment.len } else { 0 };
+            is_taken
+        });
+        let whole = whole.count();
+        self.readable.drain(..whole);
+        if let Some(first) = self.readable.first_mut() {
+            first.address = first.address.unchecked_add(taken);
+            first.len -= taken;
         }
-        rest.is_empty().then_some(bytes)
+        Some(bytes)
     }
 }

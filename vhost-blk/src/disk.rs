@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use layers::{Dest, Image, Progress, Result, Wait};
+use layers::{Dest, Image, Progress, Result, Wait, WriteBatch};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
+
+use crate::write_pace::WritePace;
+use crate::zero_ranges::ZeroRange;
 
 /// Longest serial, in bytes.
 pub const SERIAL_BYTES_MAX: usize = VIRTIO_BLK_ID_BYTES as usize;
@@ -16,13 +19,14 @@ pub const SERIAL_BYTES_MAX: usize = VIRTIO_BLK_ID_BYTES as usize;
 /// At most one complaint per disk in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A read-only disk.
+/// One disk.
 #[derive(Debug)]
 pub struct Disk {
     image: Image,
     name: String,
     /// Padded with zeros.
     serial: [u8; SERIAL_BYTES_MAX],
+    pace: WritePace,
     reports: Reports,
 }
 
@@ -44,6 +48,7 @@ impl Disk {
             image,
             name,
             serial: padded,
+            pace: WritePace::default(),
             reports: Reports::default(),
         }
     }
@@ -78,6 +83,76 @@ impl Disk {
     /// As [`Image::read_at`].
     pub fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
         self.image.read_at(offset, dest, wait)
+    }
+
+    /// Can it be written?
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.image.is_writable()
+    }
+
+    /// How writes have gone lately.
+    #[must_use]
+    pub fn pace(&self) -> &WritePace {
+        &self.pace
+    }
+
+    /// As [`Image::stage_write`].
+    ///
+    /// # Errors
+    /// As [`Image::stage_write`].
+    pub fn stage_write(
+        &self,
+        batch: &mut WriteBatch,
+        offset: u64,
+        data: &[u8],
+        wait: Wait,
+    ) -> Result<Progress> {
+        self.pace
+            .time(|| self.image.stage_write(batch, offset, data, wait))
+    }
+
+    /// As [`Image::stage_zeroes`] for each of `ranges`. `Pending` may leave some of them staged.
+    ///
+    /// # Errors
+    /// As [`Image::stage_zeroes`].
+    pub fn stage_zeroes(
+        &self,
+        batch: &mut WriteBatch,
+        ranges: &[ZeroRange],
+        wait: Wait,
+    ) -> Result<Progress> {
+        for range in ranges {
+            let mut stage = || {
+                self.image
+                    .stage_zeroes(batch, range.offset, range.len, wait)
+            };
+            let staged = match wait {
+                Wait::Never => self.pace.time(&mut stage),
+                // A long range takes its time on a quick disk, too.
+                Wait::UntilDone => stage(),
+            };
+            if staged? == Progress::Pending {
+                return Ok(Progress::Pending);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// As [`Image::commit`].
+    ///
+    /// # Errors
+    /// As [`Image::commit`].
+    pub fn commit(&self, batch: &mut WriteBatch) -> Result<()> {
+        self.pace.time(|| self.image.commit(batch))
+    }
+
+    /// As [`Image::flush`]. Blocks.
+    ///
+    /// # Errors
+    /// As [`Image::flush`].
+    pub fn flush(&self) -> Result<()> {
+        self.image.flush()
     }
 
     /// Logs a failed or senseless request, at most one a second: a guest must not be able to

@@ -7,17 +7,19 @@
 //!   socket -> session -> backend      one VMM after another; vhost-user messages
 //!     vring -> queue                  one virtqueue: positions, order, who may touch it
 //!       worker (poll_window)          takes requests, publishes answers
-//!         ring -> descriptor_chain -> request
-//!           answer                    data and status into guest_memory
+//!         ring -> descriptor_chain -> request (zero_ranges)
+//!           answer                    data (segment_cursor) and status into guest_memory
 //!             disk -> layers::Image
-//!             pool -> mailbox         reads that must wait, and the way back
+//!             pool -> mailbox         requests that must wait, and the way back
 //! ```
 //!
-//! Only `backend`, `session` and `vring` know `vhost-user-backend`.
+//! What a driver may choose about its writes is in `config_space` and `cache_mode`; `write_pace`
+//! knows whether the host takes them quickly. Only `backend`, `session` and `vring` know `vhost-user-backend`.
 
 pub mod answer;
 pub mod args;
 pub mod backend;
+pub mod cache_mode;
 pub mod config_space;
 pub mod descriptor_chain;
 pub mod disk;
@@ -29,10 +31,14 @@ pub mod pool;
 pub mod queue;
 pub mod request;
 pub mod ring;
+pub mod segment_cursor;
 pub mod serve;
 pub mod session;
 pub mod socket;
+pub mod status;
 #[cfg(test)]
 mod test_guest;
 pub mod vring;
 pub mod worker;
+pub mod write_pace;
+pub mod zero_ranges;

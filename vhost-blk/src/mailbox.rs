@@ -3,46 +3,54 @@
 //! pool -> **mailbox** -> worker
 //!
 //! Invariants
-//! - a deferred read is counted as outstanding from the moment it is handed to the pool until the
-//!   worker has dealt with its completion.
+//! - a deferred request is counted as outstanding from the moment it is handed to the pool until
+//!   the worker has dealt with its completion.
 //! - when the mailbox is gone (its session ended), completions for it are dropped.
+//! - no write of a session is begun once [`Mailbox::close`] was called, and none is under way when
+//!   [`Mailbox::wait_for_writes`] has returned: the next session may repeat it and go on from there.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use crate::pool::Permit;
+use crate::pool::{Outcome, Permit};
 use crate::queue::RequestId;
 
-/// A deferred read is over.
+/// A deferred request is over, or may go on.
 #[derive(Debug)]
 pub struct Completion {
     /// Position of the queue among those of its worker.
     pub queue: usize,
     /// The request in that queue.
     pub request: RequestId,
-    /// Its bytes, or why there are none.
-    pub result: layers::Result<Vec<u8>>,
-    /// The pool's leave to hold these bytes.
-    pub permit: Permit,
+    /// What came of it. Requests that shared a flush share its failure.
+    pub result: Result<Outcome, Arc<layers::Error>>,
+    /// It changed the disk, or was to.
+    pub is_write: bool,
+    /// The pool's leave to hold the bytes of the request until they are dealt with.
+    pub permit: Option<Permit>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     completions: Vec<Completion>,
     outstanding: usize,
+    /// Writes that pool threads are at.
+    writes: usize,
+    closing: bool,
 }
 
 /// One worker's mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
     state: Mutex<State>,
+    /// `outstanding` or `writes` is 0.
     idle: Condvar,
     /// `state.completions` is not empty; saves the worker a lock.
     has_completions: AtomicBool,
@@ -101,7 +109,7 @@ impl Mailbox {
         self.woken.consume().is_ok()
     }
 
-    /// Counts a read handed to the pool.
+    /// Counts a request handed to the pool.
     pub fn expect_completion(&self) {
         self.lock().outstanding += 1;
     }
@@ -131,7 +139,7 @@ impl Mailbox {
         }
     }
 
-    /// Blocks until no read is outstanding or `deadline` has passed.
+    /// Blocks until no request is outstanding or `deadline` has passed.
     pub fn wait_idle(&self, deadline: Instant) {
         let mut state = self.lock();
         while state.outstanding > 0 {
@@ -170,8 +178,40 @@ impl Mailbox {
 
     /// Tells the worker to leave for good.
     pub fn close(&self) {
+        self.lock().closing = true;
         self.closing.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// A pool thread is about to write for this session. False when it is too late: then it must
+    /// not, else [`Mailbox::end_write`] must follow.
+    #[must_use]
+    pub fn begin_write(&self) -> bool {
+        let mut state = self.lock();
+        if !state.closing {
+            state.writes += 1;
+        }
+        !state.closing
+    }
+
+    /// See [`Mailbox::begin_write`].
+    pub fn end_write(&self) {
+        let mut state = self.lock();
+        state.writes -= 1;
+        if state.writes == 0 {
+            self.idle.notify_all();
+        }
+    }
+
+    /// Blocks until no pool thread writes for this session, or for `timeout`; false when one still
+    /// does. Call [`Mailbox::close`] first.
+    #[must_use]
+    pub fn wait_for_writes(&self, timeout: Duration) -> bool {
+        let (state, _) = self
+            .idle
+            .wait_timeout_while(self.lock(), timeout, |state| state.writes > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.writes == 0
     }
 
     /// Should the worker leave for good?

@@ -1,57 +1,151 @@
-//! Threads that may block, for reads whose bytes are not in memory.
+//! Threads that may block, for requests that cannot be answered at once.
 //!
 //! worker -> **pool** -> image, then pool -> mailbox -> worker
 //!
-//! A pool thread reads into private memory and never touches a guest's. Threads are started when
+//! A pool thread works on private memory and never touches a guest's: what it reads the worker
+//! copies there, and what it writes the worker has copied from there. Threads are started when
 //! there is work for them.
 //!
 //! Invariants
-//! - at most `threads_max` threads.
-//! - reads that run or whose bytes nobody has taken yet hold at most [`BUFFERED_BYTES_MAX`]
-//!   together, or are one single read.
-//! - a read of a session that has ended is not started.
+//! - at most `threads_max` threads, at most half of which write or flush: reads go on when the host
+//!   holds writers up.
+//! - requests that run, or whose bytes nobody has taken yet, hold at most [`BUFFERED_BYTES_MAX`]
+//!   together, or are one single request. Room is given in the order it was asked for.
+//! - nothing of a session that has ended is started, but for a flush.
+//! - a flush answers only requests that came before it began; those that come while a disk is
+//!   flushed share the next flush.
+
+mod job;
+
+pub use job::{Job, Outcome, Work, WritePlan};
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use layers::{Dest, Progress, Wait};
+use layers::{Error, ErrorKind};
 
 use crate::disk::Disk;
-use crate::mailbox::{Completion, Mailbox};
-use crate::queue::RequestId;
+use job::Step;
 
-/// Most bytes of finished and running reads.
+/// Most bytes of requests that wait, run, or are done and not collected.
 pub const BUFFERED_BYTES_MAX: usize = 64 << 20;
 
-/// A read to do.
+/// What one thread takes up.
 #[derive(Debug)]
-pub struct Job {
-    /// What to read from.
-    pub disk: Arc<Disk>,
-    /// Byte offset on the disk.
-    pub offset: u64,
-    /// Bytes.
-    pub len: usize,
-    /// Whom to tell.
-    pub mailbox: Weak<Mailbox>,
-    /// Position of the queue among those of the worker.
-    pub queue: usize,
-    /// The request in that queue.
-    pub request: RequestId,
+enum Task {
+    Job(Job),
+    /// Flush this disk for all that wait for it.
+    Flush(Arc<Disk>),
+}
+
+/// Requests that wait for the next flush of a disk. It is listed while a task for it is to be done.
+#[derive(Debug)]
+struct FlushWaiters {
+    disk: Arc<Disk>,
+    jobs: Vec<Job>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    /// Tasks and when they came. These need room first ...
+    need_room: VecDeque<(u64, Job)>,
+    /// ... and these have what they need.
+    writes: VecDeque<(u64, Task)>,
+    tasks_seen: u64,
+    flushes: Vec<FlushWaiters>,
     threads: usize,
     threads_idle: usize,
+    writers: usize,
+    writers_max: usize,
     buffered_bytes: usize,
+}
+
+impl State {
+    fn push(&mut self, task: Task) {
+        let number = self.tasks_seen;
+        self.tasks_seen += 1;
+        match task {
+            Task::Job(job) if job.work.room_wanted().is_some() => {
+                self.need_room.push_back((number, job));
+            }
+            task => self.writes.push_back((number, task)),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.need_room.len() + self.writes.len()
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.buffered_bytes == 0 || self.buffered_bytes + bytes <= BUFFERED_BYTES_MAX
+    }
+
+    /// The oldest task that may start, and the room it was given.
+    fn pop(&mut self) -> Option<(Task, usize)> {
+        let startable = self
+            .need_room
+            .front()
+            .map(|(number, job)| (*number, job.work.room_wanted().unwrap_or(0)))
+            .filter(|(_, bytes)| self.has_room(*bytes));
+        let oldest_write = self.writes.front().map(|(number, _)| *number);
+        let oldest_write = oldest_write.filter(|_| self.writers < self.writers_max);
+        match (startable, oldest_write) {
+            (Some((number, bytes)), write) if write.is_none_or(|write| number < write) => {
+                let (_, job) = self.need_room.pop_front()?;
+                self.buffered_bytes += bytes;
+                Some((Task::Job(job), bytes))
+            }
+            (_, Some(_)) => {
+                let (_, task) = self.writes.pop_front()?;
+                self.writers += 1;
+                Some((task, 0))
+            }
+            _ => None,
+        }
+    }
+
+    /// Has `job` wait for the next flush of its disk.
+    fn wait_for_flush(&mut self, job: Job) {
+        let is_same = |waiters: &&mut FlushWaiters| Arc::ptr_eq(&waiters.disk, &job.disk);
+        if let Some(waiters) = self.flushes.iter_mut().find(is_same) {
+            waiters.jobs.push(job);
+            return;
+        }
+        let disk = Arc::clone(&job.disk);
+        self.push(Task::Flush(Arc::clone(&disk)));
+        self.flushes.push(FlushWaiters {
+            disk,
+            jobs: vec![job],
+        });
+    }
+
+    /// Takes everybody who waits for a flush of `disk`, which begins now.
+    fn begin_flush(&mut self, disk: &Arc<Disk>) -> Vec<Job> {
+        let is_same = |waiters: &&mut FlushWaiters| Arc::ptr_eq(&waiters.disk, disk);
+        let waiters = self.flushes.iter_mut().find(is_same);
+        waiters
+            .map(|waiters| std::mem::take(&mut waiters.jobs))
+            .unwrap_or_default()
+    }
+
+    /// A flush is over. Those that have come meanwhile need another.
+    fn end_flush(&mut self, disk: &Arc<Disk>) {
+        self.flushes
+            .retain(|waiters| !waiters.jobs.is_empty() || !Arc::ptr_eq(&waiters.disk, disk));
+        if self
+            .flushes
+            .iter()
+            .any(|waiters| Arc::ptr_eq(&waiters.disk, disk))
+        {
+            self.push(Task::Flush(Arc::clone(disk)));
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// There may be a job that may start.
+    /// There may be a task that may start.
     startable: Condvar,
 }
 
@@ -59,9 +153,16 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn permit(self: &Arc<Self>, bytes: usize) -> Permit {
+        Permit {
+            shared: Arc::clone(self),
+            bytes,
+        }
+    }
 }
 
-/// Leave to hold the bytes of one read; given back on drop.
+/// Leave to hold the bytes of one request; given back on drop.
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
@@ -86,93 +187,113 @@ impl Pool {
     /// A pool that will start up to `threads_max` threads.
     #[must_use]
     pub fn new(threads_max: usize) -> Self {
+        let state = State {
+            writers_max: threads_max.div_ceil(2),
+            ..State::default()
+        };
         Self {
             shared: Arc::new(Shared {
-                state: Mutex::default(),
+                state: Mutex::new(state),
                 startable: Condvar::new(),
             }),
             threads_max,
         }
     }
 
-    /// Queues a read. Its completion goes to the mailbox, also when it fails. Does not block.
+    /// Leave to hold the data of a write, if there is room now and nobody waits for it;
+    /// [`Work::Reserve`] gets it later. Does not block.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: usize) -> Option<Permit> {
+        let mut state = self.shared.lock();
+        if !state.need_room.is_empty() || !state.has_room(bytes) {
+            return None;
+        }
+        state.buffered_bytes += bytes;
+        drop(state);
+        Some(self.shared.permit(bytes))
+    }
+
+    /// Queues a job. Its completion goes to the mailbox, also when it fails. Does not block.
     pub fn submit(&self, job: Job) {
         let mut state = self.shared.lock();
-        state.jobs.push_back(job);
-        if state.threads_idle < state.jobs.len() && state.threads < self.threads_max {
+        match job.work {
+            Work::Flush => state.wait_for_flush(job),
+            _ => state.push(Task::Job(job)),
+        }
+        if state.threads_idle < state.waiting() && state.threads < self.threads_max {
             let shared = Arc::clone(&self.shared);
             let spawned = std::thread::Builder::new()
-                .name("blocking-read".to_owned())
+                .name("blocking-io".to_owned())
                 .spawn(move || work(&shared));
             match spawned {
                 Ok(_detached) => state.threads += 1,
-                Err(error) => log::warn!("no further thread for blocking reads: {error}"),
+                Err(error) => log::warn!("no further thread for blocking requests: {error}"),
             }
         }
         if state.threads == 0 {
-            let jobs = std::mem::take(&mut state.jobs);
+            let jobs = take_all(&mut state);
             drop(state);
-            jobs.into_iter().for_each(|job| self.fail(job));
+            fail(jobs);
             return;
         }
         drop(state);
         self.shared.startable.notify_one();
     }
+}
 
-    fn fail(&self, job: Job) {
-        let error = layers::Error::new(
-            layers::ErrorKind::Io,
-            "read",
-            "no thread that may wait for the bytes",
-        );
-        let permit = Permit {
-            shared: Arc::clone(&self.shared),
-            bytes: 0,
-        };
-        post(job, Err(error), permit);
+/// Everything there is to do, when nobody can do it.
+fn take_all(state: &mut State) -> Vec<Job> {
+    let flushes = std::mem::take(&mut state.flushes);
+    let reads = std::mem::take(&mut state.need_room);
+    let writes = std::mem::take(&mut state.writes);
+    let writes = writes.into_iter().filter_map(|(_, task)| match task {
+        Task::Job(job) => Some(job),
+        Task::Flush(_) => None,
+    });
+    let reads = reads.into_iter().map(|(_, job)| job);
+    let flushes = flushes.into_iter().flat_map(|waiters| waiters.jobs);
+    reads.chain(writes).chain(flushes).collect()
+}
+
+fn fail(jobs: Vec<Job>) {
+    let detail = "no thread that may wait for the disk";
+    let error = Arc::new(Error::new(ErrorKind::Io, "start thread", detail));
+    for job in jobs {
+        job.post(Err(Arc::clone(&error)));
     }
 }
 
 fn work(shared: &Arc<Shared>) {
     loop {
-        let (job, permit) = next_job(shared);
-        if job.mailbox.strong_count() == 0 {
-            continue;
+        let (task, room) = next_task(shared);
+        let permit = shared.permit(room);
+        let writes = match task {
+            Task::Flush(disk) => {
+                run_flush(shared, &disk);
+                true
+            }
+            Task::Job(job) => {
+                let writes = job.work.room_wanted().is_none();
+                run_job(shared, job, permit);
+                writes
+            }
+        };
+        if writes {
+            shared.lock().writers -= 1;
+            shared.startable.notify_one();
         }
-        let result = read(&job);
-        post(job, result, permit);
     }
 }
 
-fn read(job: &Job) -> layers::Result<Vec<u8>> {
-    let mut bytes = vec![0; job.len];
-    let dest = Dest::from(&mut bytes[..]);
-    match job.disk.read_at(job.offset, dest, Wait::UntilDone)? {
-        Progress::Done => Ok(bytes),
-        // Only a broken source does that; bytes it did not read must not reach a guest.
-        Progress::Pending => Err(layers::Error::new(
-            layers::ErrorKind::Io,
-            "read",
-            "pending after waiting until done",
-        )),
-    }
-}
-
-fn next_job(shared: &Arc<Shared>) -> (Job, Permit) {
+fn next_task(shared: &Shared) -> (Task, usize) {
     let mut state = shared.lock();
     loop {
-        let room = BUFFERED_BYTES_MAX.saturating_sub(state.buffered_bytes);
-        let is_first = state.buffered_bytes == 0;
-        let fits = |job: &Job| is_first || job.len <= room;
-        if state.jobs.front().is_some_and(fits)
-            && let Some(job) = state.jobs.pop_front()
-        {
-            state.buffered_bytes += job.len;
-            let permit = Permit {
-                shared: Arc::clone(shared),
-                bytes: job.len,
-            };
-            return (job, permit);
+        if let Some(task) = state.pop() {
+            if state.waiting() > 0 && state.threads_idle > 0 {
+                // Whatever made room for one task may have made room for more.
+                shared.startable.notify_one();
+            }
+            return task;
         }
         state.threads_idle += 1;
         state = shared
@@ -183,16 +304,27 @@ fn next_job(shared: &Arc<Shared>) -> (Job, Permit) {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the job is over")]
-fn post(job: Job, result: layers::Result<Vec<u8>>, permit: Permit) {
-    if let Some(mailbox) = job.mailbox.upgrade() {
-        mailbox.post(Completion {
-            queue: job.queue,
-            request: job.request,
-            result,
-            permit,
-        });
+fn run_job(shared: &Arc<Shared>, mut job: Job, permit: Permit) {
+    // A write brings its own.
+    job.permit.get_or_insert(permit);
+    match job.run() {
+        Some(Ok(Step::Over(outcome))) => job.post(Ok(outcome)),
+        Some(Ok(Step::Flush)) => {
+            shared.lock().wait_for_flush(job);
+            shared.startable.notify_one();
+        }
+        Some(Err(error)) => job.post(Err(Arc::new(error))),
+        None => {}
     }
+}
+
+fn run_flush(shared: &Shared, disk: &Arc<Disk>) {
+    let jobs = shared.lock().begin_flush(disk);
+    let flushed = disk.flush().map_err(Arc::new);
+    for job in jobs {
+        job.post(flushed.clone().map(|()| Outcome::Done));
+    }
+    shared.lock().end_flush(disk);
 }
 
 #[cfg(test)]
@@ -200,7 +332,12 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, channel};
 
+    use layers::Progress;
+
     use super::*;
+    use crate::mailbox::Mailbox;
+    use crate::queue::RequestId;
+    use crate::request::Extent;
     use crate::test_guest::disk_of;
 
     /// A disk with data in its first sector, whose reads are counted and take a token each.
@@ -216,12 +353,12 @@ mod tests {
 
     fn job(disk: &Arc<Disk>, mailbox: &Arc<Mailbox>, len: usize) -> Job {
         Job {
+            work: Work::Read(Extent { offset: 0, len }),
             disk: Arc::clone(disk),
-            offset: 0,
-            len,
             mailbox: Arc::downgrade(mailbox),
             queue: 0,
             request: RequestId(0),
+            permit: None,
         }
     }
 

@@ -11,6 +11,7 @@
 //! - `next_used` counts the used entries written; `next_used + in_flight.len()` entries were
 //!   taken since the start.
 //! - a broken ring is never touched again until it is started anew.
+//! - a ring is not let go of while the pool changes the disk for it.
 
 mod shared;
 mod stop_deadline;
@@ -24,7 +25,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
-use crate::answer::PendingRead;
+use crate::answer::Pending;
 use crate::disk::Disk;
 use crate::guest_memory::GuestMemory;
 use crate::ring::{Ring, RingFault, RingLayout};
@@ -38,8 +39,8 @@ struct InFlight {
 
 #[derive(Debug)]
 enum InFlightState {
-    /// A pool thread is reading for it.
-    Waiting(PendingRead),
+    /// Its writes are not committed, or a pool thread is at it.
+    Waiting(Pending),
     /// Its answer is in guest memory: bytes written.
     Finished(u32),
 }
@@ -69,6 +70,8 @@ pub struct Queue {
     in_flight: VecDeque<InFlight>,
     /// Id of the front of `in_flight`.
     first_id: u64,
+    /// Requests that change the disk and that the pool has, abandoned ones included.
+    pool_writes: usize,
     call: Option<File>,
 }
 
@@ -90,6 +93,7 @@ impl Queue {
             kicks_requested: false,
             in_flight: VecDeque::new(),
             first_id: 0,
+            pool_writes: 0,
             call: None,
         }
     }
@@ -153,6 +157,23 @@ impl Queue {
         self.started && !self.broken && !self.in_flight.is_empty()
     }
 
+    /// Something that changes the disk goes to the pool. It must be waited for whatever becomes of
+    /// the ring: it would undo what a replay of the same request has done.
+    pub fn begin_pool_write(&mut self) {
+        self.pool_writes += 1;
+    }
+
+    /// The pool is done with it.
+    pub fn end_pool_write(&mut self) {
+        self.pool_writes -= 1;
+    }
+
+    /// Can [`SharedQueue::stop`] return at once?
+    #[must_use]
+    pub fn may_let_go(&self) -> bool {
+        !self.has_in_flight() && self.pool_writes == 0
+    }
+
     /// Entries the driver has made available and nobody has taken.
     ///
     /// # Errors
@@ -196,20 +217,20 @@ impl Queue {
     }
 
     /// The answer to the request just taken comes later.
-    pub fn defer(&mut self, head: u16, read: PendingRead) -> RequestId {
+    pub fn defer(&mut self, head: u16, pending: Pending) -> RequestId {
         let id = self.first_id + self.in_flight.len() as u64;
         self.in_flight.push_back(InFlight {
             head,
-            state: InFlightState::Waiting(read),
+            state: InFlightState::Waiting(pending),
         });
         RequestId(id)
     }
 
     /// What a deferred request waits for; `None` when it was abandoned.
     #[must_use]
-    pub fn waiting(&self, id: RequestId) -> Option<&PendingRead> {
+    pub fn waiting(&self, id: RequestId) -> Option<&Pending> {
         match &self.in_flight.get(self.position(id)?)?.state {
-            InFlightState::Waiting(read) => Some(read),
+            InFlightState::Waiting(pending) => Some(pending),
             InFlightState::Finished(_) => None,
         }
     }

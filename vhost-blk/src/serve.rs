@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use layers::config::ServiceConfig;
-use layers::{Access, Image};
+use layers::config::{ImageConfig, ServiceConfig};
+use layers::{Access, ErrorKind, Image};
 use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
@@ -20,7 +20,7 @@ use crate::pool::Pool;
 use crate::session::{DRAIN_TIMEOUT, Stopper, serve_connections};
 use crate::socket::{self, SocketFile};
 
-/// Reads that wait for a disk or the network at the same time, in the whole process.
+/// Requests that wait for a disk or the network at the same time, in the whole process.
 const POOL_THREADS_MAX: usize = 32;
 
 /// Time for sessions to end after their requests have been drained.
@@ -74,13 +74,16 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     let images = wanted
         .into_iter()
-        .map(|args| Ok((Image::open(&args.config, &service, Access::Read)?, args)))
+        .map(|args| Ok((open(&args, &service)?, args)))
         .collect::<Result<Vec<_>, Error>>()?;
     // While images are opened a signal ends the process at once, from here on in good order.
     let (mut wake, wakers) = UnixStream::pair()?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
         signal_hook::low_level::pipe::register(signal, wakers.try_clone()?)?;
     }
+    // A write beyond the limit of file sizes (ulimit -f) then fails like any other; unless somebody
+    // listens to this signal it ends the process.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())?;
     let pool = Arc::new(Pool::new(POOL_THREADS_MAX));
     let disks = images
         .into_iter()
@@ -89,6 +92,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 
     let (ended, ends) = mpsc::channel();
     let mut stoppers = Vec::new();
+    let written: Vec<_> = disks.iter().map(|disk| Arc::clone(&disk.disk)).collect();
     let mut started = Ok(());
     for disk in disks {
         let stopper = Arc::clone(&disk.stopper);
@@ -102,7 +106,39 @@ pub fn run(args: &Args) -> Result<(), Error> {
         wake.read_exact(&mut [0])?;
         log::info!("ending");
     }
-    end(&stoppers, &ends).and(started)
+    end(&stoppers, &ends).and(flush(&written)).and(started)
+}
+
+/// Opens the image of a disk, to be written if it can be, unless the operator decides otherwise.
+fn open(args: &DiskArgs, service: &ServiceConfig) -> layers::Result<Image> {
+    let access = match args.readonly {
+        Some(true) => Access::Read,
+        Some(false) | None => Access::Write,
+    };
+    if args.readonly == Some(false) && !ImageConfig::load(&args.config)?.upper.is_present() {
+        let detail = "readonly=off, but the config names no writable layer (upper)";
+        let error = layers::Error::new(ErrorKind::Config, "open image", detail);
+        return Err(error.in_file(args.config.display().to_string()));
+    }
+    Image::open(&args.config, service, access)
+}
+
+/// What guests wrote is in the files by now; this makes it safe from a power cut. Blocks for the
+/// devices.
+fn flush(disks: &[Arc<Disk>]) -> Result<(), Error> {
+    let mut all_flushed = true;
+    for disk in disks {
+        if let Err(error) = disk.flush() {
+            log::error!("{}: flush failed: {error}", disk.name());
+            all_flushed = false;
+        }
+    }
+    if all_flushed {
+        Ok(())
+    } else {
+        let message = "a disk could not be flushed: what was written last may be lost";
+        Err(Error::Io(io::Error::other(message)))
+    }
 }
 
 fn shared_socket(disks: &[DiskArgs]) -> Option<&Path> {
@@ -164,8 +200,10 @@ impl OpenDisk {
     fn describe(&self) -> String {
         let image = self.disk.image();
         format!(
-            "serving image={} layers={} virtual_size={} socket={} serial={} queues={} threads={}",
+            "serving image={} access={} layers={} virtual_size={} socket={} serial={} queues={} \
+             threads={}",
             self.args.config.display(),
+            if image.is_writable() { "rw" } else { "ro" },
             image.layer_count(),
             image.virtual_size(),
             self.args.socket.display(),

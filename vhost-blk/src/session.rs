@@ -7,8 +7,8 @@
 //! connects while another is served waits in the socket's backlog, and the log says so once.
 //!
 //! Invariants
-//! - when a session is over, its worker threads have ended and its guest memory is unmapped
-//!   before the next connection is accepted.
+//! - when a session is over, its worker threads have ended, its guest memory is unmapped, and what
+//!   it had begun to write is written, before the next connection is accepted.
 //!
 //! Threads are leaked, one set for each failure, when the system has no means left to start a
 //! session: by the crate when `VhostUserDaemon::new` fails midway, and here when a thread cannot
@@ -195,12 +195,13 @@ impl Events {
 }
 
 /// Ends the worker threads of a session however it ends: the daemon waits for them when it is
-/// dropped.
+/// dropped. No write is begun any more, and none is under way afterwards.
 struct CloseOnDrop<'b>(&'b Backend);
 
 impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.close();
+        self.0.wait_for_writes();
     }
 }
 

@@ -1,17 +1,23 @@
 //! A guest for unit tests: memory, one ring, and a disk behind it.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use layers::io::MemoryFile;
-use layers::lsmt::{HEADER_BYTES, Layer, LayerBuilder, LayerOptions};
-use layers::{Dest, Error, ErrorKind, Image, Progress, ReadAt, Result, Wait};
+use layers::io::{MemoryFile, UpperFile};
+use layers::lsmt::upper::{self, CreateOptions, Upper, UpperKind};
+use layers::lsmt::{HEADER_BYTES, Layer, LayerBuilder, LayerOptions, Uuid};
+use layers::{Access, Dest, Error, ErrorKind, Image, Progress, ReadAt, Result, Wait, WriteAt};
+use tempfile::TempDir;
+use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
 
+use crate::cache_mode::CacheMode;
 use crate::disk::Disk;
 use crate::guest_memory::{GuestMemory, SharedGuestMemory};
 use crate::mailbox::Mailbox;
@@ -72,8 +78,8 @@ struct GatedLayer<G> {
     gate: G,
 }
 
-impl<G> std::fmt::Debug for GatedLayer<G> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<G> fmt::Debug for GatedLayer<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.file.fmt(f)
     }
 }
@@ -147,7 +153,104 @@ fn test_disk(tokens: Receiver<()>) -> Disk {
     })
 }
 
+/// What is about to happen to a file of a writable layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    WriteData,
+    FlushData,
+    /// Of the index log: a commit, and the mark of a flush.
+    WriteIndex,
+    FlushIndex,
+}
+
+/// A file of a writable layer; `gate` is asked before it is changed.
+struct GatedFile<G> {
+    file: UpperFile,
+    write: Change,
+    flush: Change,
+    gate: Arc<G>,
+    _dir: Arc<TempDir>,
+}
+
+impl<G> fmt::Debug for GatedFile<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl<G: Fn(Change) -> Result<()> + Send + Sync> ReadAt for GatedFile<G> {
+    fn size(&self) -> u64 {
+        self.file.size()
+    }
+
+    fn name(&self) -> &str {
+        self.file.name()
+    }
+
+    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+        self.file.read_at(offset, dest, wait)
+    }
+}
+
+impl<G: Fn(Change) -> Result<()> + Send + Sync> WriteAt for GatedFile<G> {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        (self.gate)(self.write)?;
+        self.file.write_at(offset, data)
+    }
+
+    fn set_size(&self, size: u64) -> Result<()> {
+        self.file.set_size(size)
+    }
+
+    fn punch_hole(&self, range: Range<u64>) -> Result<()> {
+        self.file.punch_hole(range)
+    }
+
+    fn flush(&self) -> Result<()> {
+        (self.gate)(self.flush)?;
+        self.file.flush()
+    }
+
+    fn next_data_extent(&self, from: u64) -> Result<Option<Range<u64>>> {
+        self.file.next_data_extent(from)
+    }
+}
+
+/// A disk of `DISK_BYTES` of zeros that is written. Every change of its files asks `gate`.
+pub(crate) fn writable_disk<G>(kind: UpperKind, gate: G) -> Disk
+where
+    G: Fn(Change) -> Result<()> + Send + Sync + 'static,
+{
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let [data, index] = ["data", "index"].map(|name| dir.path().join(name));
+    let options = CreateOptions {
+        kind,
+        virtual_size_bytes: DISK_BYTES,
+        parent_uuid: Uuid::NIL,
+    };
+    upper::create(&data, &index, options).unwrap();
+    let gate = Arc::new(gate);
+    let file = |path, write, flush| {
+        let file = UpperFile::open(path, Access::Write).unwrap();
+        let (gate, dir) = (Arc::clone(&gate), Arc::clone(&dir));
+        Box::new(GatedFile {
+            file,
+            write,
+            flush,
+            gate,
+            _dir: dir,
+        })
+    };
+    let data = file(&data, Change::WriteData, Change::FlushData);
+    let index = file(&index, Change::WriteIndex, Change::FlushIndex);
+    let upper = Upper::from_files(data, index).unwrap();
+    let image = Image::with_upper(Vec::new(), upper).unwrap();
+    Disk::new(image, "test disk".to_owned(), "writable")
+}
+
 pub(crate) struct Guest {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) cache: Arc<CacheMode>,
     pub(crate) memory: GuestMemory,
     pub(crate) shared_memory: SharedGuestMemory,
     pub(crate) queue: Arc<SharedQueue>,
@@ -162,16 +265,28 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// A guest with a disk that is read-only.
     pub(crate) fn new() -> Self {
+        let (tokens, disk_tokens) = channel();
+        Self::with(test_disk(disk_tokens), tokens)
+    }
+
+    /// A guest with a disk of its own, which flushes when it wants to.
+    pub(crate) fn with_disk(disk: Disk) -> Self {
+        Self::with(disk, channel().0)
+    }
+
+    fn with(disk: Disk, tokens: Sender<()>) -> Self {
         let memory = GuestMemory::from_ranges(&[
             (GuestAddress(0), MEMORY_BYTES / 2),
             // Neighbours in the guest, not on the host.
             (GuestAddress(MEMORY_BYTES as u64 / 2), MEMORY_BYTES / 2),
         ])
         .unwrap();
-        let (tokens, disk_tokens) = channel();
-        let disk = Arc::new(test_disk(disk_tokens));
+        let disk = Arc::new(disk);
         let mailbox = Arc::new(Mailbox::new().unwrap());
+        let cache = Arc::<CacheMode>::default();
+        cache.negotiate(1 << VIRTIO_BLK_F_FLUSH);
         let (call, call_marker) = std::io::pipe().unwrap();
         let call_of_queue = call_marker.try_clone().unwrap();
         let stops = Arc::<StopDeadline>::default();
@@ -184,7 +299,14 @@ impl Guest {
         Self {
             shared_memory: GuestMemoryAtomic::new(memory.clone()),
             memory,
-            worker: Worker::new(disk, Arc::new(Pool::new(4)), Arc::clone(&mailbox)),
+            worker: Worker::new(
+                Arc::clone(&disk),
+                Arc::new(Pool::new(4)),
+                Arc::clone(&mailbox),
+                Arc::clone(&cache),
+            ),
+            disk,
+            cache,
             queue,
             stops,
             mailbox,
@@ -272,6 +394,32 @@ impl Guest {
             (data, len, NEXT | WRITE),
             (status, 1, WRITE),
         ])
+    }
+
+    /// Puts a write of `len` bytes at `sector` from `DATA` into the ring.
+    pub(crate) fn add_write(&mut self, sector: u64, len: u32) -> u16 {
+        let slot = u64::from(self.next_avail);
+        let (header, status) = (HEADER + 16 * slot, STATUS + slot);
+        self.write_header_at(header, 1, sector);
+        self.write(status, &[UNTOUCHED]);
+        self.add(&[(header, 16, NEXT), (DATA, len, NEXT), (status, 1, WRITE)])
+    }
+
+    /// Puts a flush into the ring.
+    pub(crate) fn add_flush(&mut self) -> u16 {
+        let slot = u64::from(self.next_avail);
+        let (header, status) = (HEADER + 16 * slot, STATUS + slot);
+        self.write_header_at(header, 4, 0);
+        self.write(status, &[UNTOUCHED]);
+        self.add(&[(header, 16, NEXT), (status, 1, WRITE)])
+    }
+
+    /// The bytes of the disk itself.
+    pub(crate) fn disk_bytes(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        let image = self.disk.image();
+        image.read_exact_at(offset, &mut bytes).unwrap();
+        bytes
     }
 
     /// Reuses the descriptor table from its start.

@@ -3,28 +3,33 @@
 //! kick or completion -> **worker** -> ring -> request -> image
 //!
 //! A worker is woken by a kick or by its mailbox. It makes passes over its rings: takes what is
-//! available, answers what can be answered now, hands the rest to the pool, and publishes. When
-//! nothing is left it polls for a moment, asks for kicks, looks once more, and sleeps.
+//! available, answers what can be answered now, hands the rest to the pool, commits the writes that
+//! were staged, all at once, and publishes. When nothing is left it polls for a moment, asks for
+//! kicks, looks once more, and sleeps.
 //!
 //! Invariants
 //! - one pass takes at most [`BATCH_MAX`] requests from a ring; a run lasts [`RUN_MAX`] and one
 //!   pass at most, so that a busy ring starves neither another one nor the VMM's messages.
 //! - it sleeps only after asking every active ring for a kick and finding it empty, or when it
 //!   takes no more requests.
+//! - a write that was staged is committed before its ring's lock is let go of.
 //! - nothing here returns an error: what a guest does wrong concerns its own ring alone.
+
+mod deferred;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_memory::GuestAddressSpace;
 
-use crate::answer::{Answer, Answerer, answer_pending};
+use crate::answer::{Answer, Answerer, answer_status};
+use crate::cache_mode::CacheMode;
 use crate::disk::Disk;
 use crate::guest_memory::{GuestMemory, SharedGuestMemory};
 use crate::mailbox::{Completion, Mailbox};
 use crate::poll_window::PollWindow;
-use crate::pool::{Job, Pool};
-use crate::queue::{Queue, SharedQueue};
+use crate::pool::Pool;
+use crate::queue::{Queue, RequestId, SharedQueue};
 use crate::ring::{Ring, RingFault};
 
 /// Most requests answered before they are published. More would leave a driver on another CPU
@@ -44,20 +49,28 @@ pub struct Worker {
     poll: PollWindow,
     slept_at: Option<Instant>,
     completions: Vec<Completion>,
+    /// Requests of the ring at hand whose writes are staged.
+    staged: Vec<RequestId>,
 }
 
 impl Worker {
-    /// A worker that has nothing to do yet.
+    /// A worker that has nothing to do yet, for a driver that wants `cache`.
     #[must_use]
-    pub fn new(disk: Arc<Disk>, pool: Arc<Pool>, mailbox: Arc<Mailbox>) -> Self {
+    pub fn new(
+        disk: Arc<Disk>,
+        pool: Arc<Pool>,
+        mailbox: Arc<Mailbox>,
+        cache: Arc<CacheMode>,
+    ) -> Self {
         Self {
             disk,
             pool,
             mailbox,
-            answerer: Answerer::default(),
+            answerer: Answerer::new(cache),
             poll: PollWindow::default(),
             slept_at: None,
             completions: Vec::new(),
+            staged: Vec::with_capacity(usize::from(BATCH_MAX)),
         }
     }
 
@@ -145,55 +158,74 @@ impl Worker {
             return Ok(0);
         }
         queue.suppress_kicks(ring)?;
-        for _ in 0..taken {
-            let head = queue.take(ring)?;
-            match self.answerer.answer(&self.disk, ring, memory, head) {
-                Answer::Done(written) => queue.finish(ring, head, written)?,
-                Answer::Pending(read) => {
-                    let (offset, len) = (read.offset, read.len);
-                    let request = queue.defer(head, read);
-                    self.mailbox.expect_completion();
-                    self.pool.submit(Job {
-                        disk: Arc::clone(&self.disk),
-                        offset,
-                        len,
-                        mailbox: Arc::downgrade(&self.mailbox),
-                        queue: position,
-                        request,
-                    });
-                }
-            }
-        }
+        let answered = self.answer_some(position, queue, ring, memory, taken);
+        // Whatever the ring is like, nothing stays staged.
+        let committed = self.commit_staged(queue, ring, memory);
+        answered.and(committed)?;
         queue.publish(ring)?;
         Ok(taken)
     }
 
-    /// Copies what the pool has read to where it belongs.
+    fn answer_some(
+        &mut self,
+        position: usize,
+        queue: &mut Queue,
+        ring: &Ring<'_>,
+        memory: &GuestMemory,
+        count: u16,
+    ) -> Result<(), RingFault> {
+        for _ in 0..count {
+            let head = queue.take(ring)?;
+            match self.answerer.answer(&self.disk, ring, memory, head) {
+                Answer::Done(written) => queue.finish(ring, head, written)?,
+                Answer::Staged(pending) => self.staged.push(queue.defer(head, pending)),
+                Answer::Deferred(task, pending) => {
+                    let request = queue.defer(head, pending);
+                    self.hand_over(position, queue, ring, memory, (request, task))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits the writes that were staged, and answers them.
+    fn commit_staged(
+        &mut self,
+        queue: &mut Queue,
+        ring: &Ring<'_>,
+        memory: &GuestMemory,
+    ) -> Result<(), RingFault> {
+        let committed = self.answerer.commit(&self.disk);
+        for request in self.staged.drain(..) {
+            if let Some(pending) = queue.waiting(request) {
+                let written = answer_status(memory, pending, committed);
+                queue.finish_deferred(ring, request, written)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deals with what has come from the pool.
     fn answer_completions<Q: AsRef<SharedQueue>>(
         &mut self,
         queues: &[Q],
         memory: &GuestMemory,
     ) -> usize {
-        self.mailbox.collect(&mut self.completions);
-        let count = self.completions.len();
-        if count == 0 {
-            return 0;
-        }
-        for completion in self.completions.drain(..) {
-            let Some(shared) = queues.get(completion.queue) else {
-                continue;
-            };
-            let shared = shared.as_ref();
-            let mut queue = shared.lock();
-            if let Some(ring) = queue.ring_to_publish(memory)
-                && let Err(fault) =
-                    answer_completion(&self.disk, &mut queue, &ring, memory, &completion)
-            {
-                queue.mark_broken(fault);
+        let mut completions = std::mem::take(&mut self.completions);
+        self.mailbox.collect(&mut completions);
+        let count = completions.len();
+        for completion in completions.drain(..) {
+            if let Some(shared) = queues.get(completion.queue) {
+                let shared = shared.as_ref();
+                let mut queue = shared.lock();
+                self.answer_completion(&mut queue, memory, completion);
+                shared.note_progress(&queue);
             }
-            shared.note_progress(&queue);
         }
-        self.mailbox.settle(count);
+        self.completions = completions;
+        if count > 0 {
+            self.mailbox.settle(count);
+        }
         count
     }
 
@@ -217,22 +249,6 @@ impl Worker {
         self.mailbox.end_pass();
         idle
     }
-}
-
-fn answer_completion(
-    disk: &Disk,
-    queue: &mut Queue,
-    ring: &Ring<'_>,
-    memory: &GuestMemory,
-    completion: &Completion,
-) -> Result<(), RingFault> {
-    // An abandoned request has lost its place, and its buffers may be somebody else's by now.
-    let Some(read) = queue.waiting(completion.request) else {
-        return Ok(());
-    };
-    let written = answer_pending(disk, memory, read, &completion.result);
-    queue.finish_deferred(ring, completion.request, written)?;
-    queue.publish(ring)
 }
 
 #[cfg(test)]

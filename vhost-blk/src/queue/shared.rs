@@ -58,10 +58,10 @@ impl SharedQueue {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes [`SharedQueue::stop`] when it has nothing to wait for any more. The worker calls this
-    /// after it has published deferred requests or failed to.
+    /// Wakes [`SharedQueue::stop`] when it may have nothing to wait for any more. The worker calls
+    /// this after it has published deferred requests or failed to.
     pub fn note_progress(&self, queue: &Queue) {
-        if queue.stopping && !queue.has_in_flight() {
+        if queue.stopping && queue.pool_writes == 0 {
             self.drained.notify_all();
         }
     }
@@ -132,19 +132,35 @@ impl SharedQueue {
     /// Takes no more requests, waits for those in flight, and lets go of the ring. Requests that
     /// are still not done are abandoned: [`SharedQueue::next_avail`] steps back to the first of
     /// them, so that it is taken again after the next start. Blocks, for `timeout` at most, which
-    /// queues that stop one after the other share: see [`StopDeadline::get`].
+    /// queues that stop one after the other share: see [`StopDeadline::get`]. Longer only for
+    /// writes that the pool has begun: they must not come after their own replay.
     pub fn stop(&self, timeout: Duration) {
         let deadline = self.stops.get(timeout);
         self.control(|queue| queue.stopping = true);
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while queue.has_in_flight() {
+        let mut reported = false;
+        while !queue.may_let_go() {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !left.is_zero() {
+                (queue, _) = self
+                    .drained
+                    .wait_timeout(queue, left)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            if queue.pool_writes == 0 {
                 break;
             }
-            (queue, _) = self
+            if !reported {
+                queue.report(format_args!(
+                    "cannot stop: the host's disk has not finished {} writes",
+                    queue.pool_writes
+                ));
+                reported = true;
+            }
+            queue = self
                 .drained
-                .wait_timeout(queue, left)
+                .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let abandoned = queue.in_flight.len();

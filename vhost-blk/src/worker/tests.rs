@@ -1,5 +1,7 @@
 //! A worker against guests that follow the rules, bend them, and break them.
 
+mod writing;
+
 use std::time::{Duration, Instant};
 
 use super::*;

@@ -1,6 +1,6 @@
 //! A guest nobody here wrote: the `virtio-blk-vhost-user` driver of the `blkio` crate.
 //!
-//! Invariant: a buffer belongs to the daemon from the submission of a read until its completion.
+//! Invariant: a buffer belongs to the daemon from the submission of a request until its completion.
 
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -18,16 +18,17 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon; `buffer_bytes` is the room for all reads in flight together.
+    /// Connects to the daemon; `buffer_bytes` is the room for all requests in flight together.
     pub(crate) fn connect(
         socket: &Path,
+        is_read_only: bool,
         num_queues: i32,
         queue_size: i32,
         buffer_bytes: usize,
     ) -> Self {
         let mut device = Blkio::new("virtio-blk-vhost-user").unwrap();
         device.set_str("path", socket.to_str().unwrap()).unwrap();
-        device.set_bool("read-only", true).unwrap();
+        device.set_bool("read-only", is_read_only).unwrap();
         device.connect().unwrap();
         device.set_i32("num-queues", num_queues).unwrap();
         device.set_i32("queue-size", queue_size).unwrap();
@@ -58,29 +59,78 @@ impl Client {
         block: usize,
         check: impl Fn(u64, &[u8]) + Sync,
     ) {
+        self.on_all_queues(depth, block, |share, queue| {
+            share.run(
+                queue,
+                depth,
+                &|queue, extent| {
+                    let (offset, buffer, len, slot) = extent;
+                    queue.read(offset, buffer, len, slot, ReqFlags::empty());
+                },
+                &check,
+            );
+        });
+    }
+
+    /// As [`Client::read_all`], and writes what `fill` puts into each block.
+    pub(crate) fn write_all(
+        &mut self,
+        depth: usize,
+        block: usize,
+        fill: impl Fn(u64, &mut [u8]) + Sync,
+    ) {
+        self.on_all_queues(depth, block, |share, queue| {
+            share.run(
+                queue,
+                depth,
+                &|queue, extent| {
+                    let (offset, buffer, len, slot) = extent;
+                    // SAFETY: inside the mapped region; not the daemon's yet, see the module.
+                    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer, len) };
+                    fill(offset, bytes);
+                    queue.write(offset, buffer, len, slot, ReqFlags::empty());
+                },
+                &|_, _| {},
+            );
+        });
+    }
+
+    fn on_all_queues(
+        &mut self,
+        depth: usize,
+        block: usize,
+        work: impl Fn(Share, &mut Blkioq) + Sync,
+    ) {
         let capacity = self.capacity();
         let queues = self.queues.len();
         assert!(queues * depth * block <= self.buffers.len);
         let address = self.buffers.addr;
-        let check = &check;
+        let work = &work;
         std::thread::scope(|scope| {
             for (number, queue) in self.queues.iter_mut().enumerate() {
                 scope.spawn(move || {
-                    Share {
+                    let share = Share {
                         capacity,
                         block,
                         first: number,
                         step: queues,
                         buffers: address + number * depth * block,
-                    }
-                    .read(queue, depth, check);
+                    };
+                    work(share, queue);
                 });
             }
         });
     }
+
+    /// Does one request without data on the first queue.
+    pub(crate) fn request(&mut self, submit: impl FnOnce(&mut Blkioq)) {
+        let queue = self.queues.first_mut().unwrap();
+        submit(queue);
+        assert_eq!(wait(queue).len(), 1);
+    }
 }
 
-/// The blocks that one queue reads, and where to.
+/// The blocks that one queue deals with, and its buffers.
 struct Share {
     capacity: u64,
     block: usize,
@@ -90,6 +140,9 @@ struct Share {
     buffers: usize,
 }
 
+/// Offset on the disk, buffer, length, number of the buffer.
+type Extent = (u64, *mut u8, usize, usize);
+
 impl Share {
     /// Offset and length of a block, `None` behind the last one.
     fn extent(&self, number: usize) -> Option<(u64, usize)> {
@@ -98,7 +151,13 @@ impl Share {
         (left > 0).then_some((offset, left.min(self.block)))
     }
 
-    fn read(&self, queue: &mut Blkioq, depth: usize, check: &impl Fn(u64, &[u8])) {
+    fn run(
+        &self,
+        queue: &mut Blkioq,
+        depth: usize,
+        submit: &impl Fn(&mut Blkioq, Extent),
+        done: &impl Fn(u64, &[u8]),
+    ) {
         let mut numbers = (self.first..).step_by(self.step);
         let mut in_flight = vec![None; depth];
         let buffer = |slot: usize| self.buffers + slot * self.block;
@@ -107,8 +166,7 @@ impl Share {
                 if extent.is_none() {
                     *extent = numbers.next().and_then(|number| self.extent(number));
                     if let Some((offset, len)) = *extent {
-                        let buffer = buffer(slot) as *mut u8;
-                        queue.read(offset, buffer, len, slot, ReqFlags::empty());
+                        submit(queue, (offset, buffer(slot) as *mut u8, len, slot));
                     }
                 }
             }
@@ -116,10 +174,10 @@ impl Share {
                 return;
             }
             for slot in wait(queue) {
-                let (offset, len) = in_flight[slot].take().expect("a read in flight");
+                let (offset, len) = in_flight[slot].take().expect("a request in flight");
                 // SAFETY: inside the mapped region; the daemon is done with it, see the module.
                 let bytes = unsafe { std::slice::from_raw_parts(buffer(slot) as *const u8, len) };
-                check(offset, bytes);
+                done(offset, bytes);
             }
         }
     }
@@ -138,7 +196,7 @@ fn wait(queue: &mut Blkioq) -> Vec<usize> {
         .map(|completion| {
             // SAFETY: `do_io` says that it has filled the first `count`.
             let completion = unsafe { completion.assume_init_ref() };
-            assert_eq!(completion.ret, 0, "a read failed");
+            assert_eq!(completion.ret, 0, "a request failed");
             completion.user_data
         })
         .collect()

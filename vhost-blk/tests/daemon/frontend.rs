@@ -18,21 +18,32 @@ use crate::process::DEADLINE;
 
 const MEMORY_BYTES: usize = 16 << 20;
 /// Entries of the ring.
-const RING_SIZE: u16 = 16;
+const RING_SIZE: u16 = 64;
+/// Requests at a time, of three descriptors each.
+pub(crate) const SLOTS: u16 = 16;
+/// Most bytes of one of them.
+pub(crate) const SLOT_BYTES: u64 = 0x1_0000;
 
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
 const USED: u64 = 0x3000;
 const HEADER: u64 = 0x4000;
 const STATUS: u64 = 0x5000;
-/// Where reads go.
+/// Where the data of requests is.
 const DATA: u64 = 0x10_0000;
 
 const DESC_NEXT: u16 = 1;
 const DESC_WRITE: u16 = 2;
 
 /// Offered by the daemon and taken by this VMM, the bit for protocol features included.
-pub(crate) const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 5;
+pub(crate) const FEATURES: u64 = 1 << 32 | 1 << 30;
+pub(crate) const FLUSH: u64 = 1 << 9;
+pub(crate) const CONFIG_WCE: u64 = 1 << 11;
+
+pub(crate) const T_OUT: u32 = 1;
+pub(crate) const T_FLUSH: u32 = 4;
+pub(crate) const T_DISCARD: u32 = 11;
+pub(crate) const T_WRITE_ZEROES: u32 = 13;
 
 /// A connected VMM.
 pub(crate) struct Vmm {
@@ -69,10 +80,16 @@ impl Vmm {
         }
     }
 
-    /// Acknowledges features as qemu does, then becomes the owner.
+    /// Acknowledges [`FEATURES`] as qemu does, then becomes the owner.
     pub(crate) fn negotiate(&mut self) {
+        self.negotiate_also(0);
+    }
+
+    /// As [`Vmm::negotiate`], with more features.
+    pub(crate) fn negotiate_also(&mut self, more: u64) {
         let features = self.frontend.get_features().unwrap();
-        assert_eq!(features & FEATURES, FEATURES);
+        let wanted = FEATURES | more;
+        assert_eq!(features & wanted, wanted);
         let protocol = self.frontend.get_protocol_features().unwrap();
         self.frontend
             .set_protocol_features(protocol & VhostUserProtocolFeatures::all())
@@ -80,7 +97,7 @@ impl Vmm {
         // From here on every message is answered: what it asks for is done when it returns.
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         self.frontend.set_owner().unwrap();
-        self.frontend.set_features(FEATURES).unwrap();
+        self.frontend.set_features(wanted).unwrap();
     }
 
     pub(crate) fn config(&mut self, offset: u32, size: u32) -> Vec<u8> {
@@ -94,6 +111,16 @@ impl Vmm {
             )
             .unwrap();
         bytes
+    }
+
+    pub(crate) fn set_config(&mut self, offset: u32, bytes: &[u8]) {
+        let flags = VhostUserConfigFlags::WRITABLE;
+        self.frontend.set_config(offset, flags, bytes).unwrap();
+    }
+
+    /// Connects to another daemon with the same memory and ring, nothing negotiated.
+    pub(crate) fn reconnect(&mut self, socket: &Path) {
+        self.frontend = Frontend::connect(socket, 64).unwrap();
     }
 
     pub(crate) fn share_memory(&mut self) {
@@ -163,21 +190,46 @@ impl Vmm {
 
     /// Puts a read of `len` bytes at `sector` into the ring; no kick.
     pub(crate) fn add_read(&mut self, sector: u64, len: u32) {
-        let mut header = [0_u8; 16];
-        header[8..].copy_from_slice(&sector.to_le_bytes());
+        self.add(0, 0, sector, len, DESC_WRITE);
+    }
+
+    /// Puts a request with `data` into slot `slot` of memory and into the ring; no kick.
+    pub(crate) fn add_with(&mut self, slot: u16, kind: u32, sector: u64, data: &[u8]) {
+        let at = GuestAddress(DATA + u64::from(slot) * SLOT_BYTES);
+        self.memory.write_slice(data, at).unwrap();
+        self.add(slot, kind, sector, u32::try_from(data.len()).unwrap(), 0);
+    }
+
+    fn add(&mut self, slot: u16, kind: u32, sector: u64, len: u32, data_flags: u16) {
+        let mut bytes = [0_u8; 16];
+        bytes[..4].copy_from_slice(&kind.to_le_bytes());
+        bytes[8..].copy_from_slice(&sector.to_le_bytes());
+        let header = HEADER + u64::from(slot) * 16;
+        let status = STATUS + u64::from(slot);
         self.memory
-            .write_slice(&header, GuestAddress(HEADER))
+            .write_slice(&bytes, GuestAddress(header))
             .unwrap();
         self.memory
-            .write_obj(0xff_u8, GuestAddress(STATUS))
+            .write_obj(0xff_u8, GuestAddress(status))
             .unwrap();
-        self.write_descriptor(0, HEADER, 16, DESC_NEXT);
-        self.write_descriptor(1, DATA, len, DESC_NEXT | DESC_WRITE);
-        self.write_descriptor(2, STATUS, 1, DESC_WRITE);
-        let slot = u64::from(self.next % RING_SIZE);
-        self.write_u16(AVAIL + 4 + slot * 2, 0);
+        let data = DATA + u64::from(slot) * SLOT_BYTES;
+        let head = slot * 3;
+        self.write_descriptor(head, header, 16, DESC_NEXT);
+        self.write_descriptor(head + 1, data, len, DESC_NEXT | data_flags);
+        self.write_descriptor(head + 2, status, 1, DESC_WRITE);
+        let entry = u64::from(self.next % RING_SIZE);
+        self.write_u16(AVAIL + 4 + entry * 2, head);
         self.next = self.next.wrapping_add(1);
         self.set_avail_idx(self.next);
+    }
+
+    /// Slot and status of the request whose used entry is at `position`.
+    pub(crate) fn used(&self, position: u16) -> (u16, u8) {
+        let at = USED + 4 + 8 * u64::from(position % RING_SIZE);
+        let head: u32 = self.memory.read_obj(GuestAddress(at)).unwrap();
+        let slot = u16::try_from(head / 3).unwrap();
+        let status = GuestAddress(STATUS + u64::from(slot));
+        (slot, self.memory.read_obj(status).unwrap())
     }
 
     fn write_descriptor(&self, index: u16, address: u64, len: u32, flags: u16) {
@@ -190,16 +242,28 @@ impl Vmm {
         self.memory.write_slice(&bytes, at).unwrap();
     }
 
-    /// Waits until the daemon has used all requests; returns the last one's status.
+    /// Waits until the daemon has used all requests; returns the status of slot 0.
     pub(crate) fn wait_until_used(&self) -> u8 {
-        let mut events = [EpollEvent::default()];
         while self.used_idx() != self.next {
-            let timeout_ms = i32::try_from(DEADLINE.as_millis()).unwrap();
-            let count = self.called.wait(timeout_ms, &mut events).unwrap();
-            assert_eq!(count, 1, "no call in time");
-            self.call.read().unwrap();
+            self.wait_for_call();
         }
         self.memory.read_obj(GuestAddress(STATUS)).unwrap()
+    }
+
+    /// Waits until the daemon has called.
+    pub(crate) fn wait_for_call(&self) {
+        let mut events = [EpollEvent::default()];
+        let timeout_ms = i32::try_from(DEADLINE.as_millis()).unwrap();
+        let count = self.called.wait(timeout_ms, &mut events).unwrap();
+        assert_eq!(count, 1, "no call in time");
+        self.call.read().unwrap();
+    }
+
+    /// Sends one request with `data` and returns its status.
+    pub(crate) fn request(&mut self, kind: u32, sector: u64, data: &[u8]) -> u8 {
+        self.add_with(0, kind, sector, data);
+        self.kick();
+        self.wait_until_used()
     }
 
     /// Reads `len` bytes at `sector` through the ring.

@@ -3,7 +3,9 @@
 
 mod blkio_client;
 mod frontend;
+mod killed;
 mod life;
 mod process;
 mod protocol;
 mod whole_disk;
+mod writing;

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use layers::config::ServiceConfig;
+use layers::lsmt::Uuid;
+use layers::lsmt::upper::{CreateOptions, UpperKind, create};
 use layers::{Access, Image};
 
 /// No step of a test takes longer, on however busy a machine.
@@ -37,6 +39,39 @@ pub(crate) fn image_of(dir: &Path, layers: &[PathBuf]) -> (PathBuf, Image) {
     std::fs::write(&config, text).unwrap();
     let image = Image::open(&config, &ServiceConfig::default(), Access::Read).unwrap();
     (config, image)
+}
+
+/// A config file for a new writable layer over the native ones, or alone as a disk of
+/// `alone_bytes`.
+pub(crate) fn writable_image(dir: &Path, kind: UpperKind, alone_bytes: Option<u64>) -> PathBuf {
+    let [data, index, config] = ["data", "index", "rw.v1.json"].map(|name| dir.join(name));
+    let options = CreateOptions {
+        kind,
+        virtual_size_bytes: alone_bytes.unwrap_or(0),
+        parent_uuid: Uuid::NIL,
+    };
+    create(&data, &index, options).unwrap();
+    let lowers: Vec<_> = match alone_bytes {
+        Some(_) => Vec::new(),
+        None => native_layers()
+            .map(|layer| format!("{{\"file\": \"{}\"}}", layer.display()))
+            .into(),
+    };
+    let text = format!(
+        "{{\"lowers\": [{}], \"upper\": {{\"data\": \"{}\", \"index\": \"{}\"}}, \
+         \"resultFile\": \"{}\"}}",
+        lowers.join(", "),
+        data.display(),
+        index.display(),
+        dir.join("result").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    config
+}
+
+/// The disk of a config that no daemon has open.
+pub(crate) fn open_read_only(config: &Path) -> Image {
+    Image::open(config, &ServiceConfig::default(), Access::Read).unwrap()
 }
 
 /// A running `overlaybd-vhost-blk`; killed on drop.

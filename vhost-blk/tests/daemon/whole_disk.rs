@@ -1,13 +1,18 @@
-//! The whole disk, read through the socket by an independent client, is the image.
+//! The whole disk through the socket, by an independent client: what is read is the image, what is
+//! written is read.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use blkio::ReqFlags;
 use layers::Image;
+use layers::lsmt::upper::UpperKind;
 
 use crate::blkio_client::Client;
-use crate::process::{Daemon, image_of, native_image, native_layers};
+use crate::process::{
+    Daemon, image_of, native_image, native_layers, open_read_only, writable_image,
+};
 
 type Shape = (i32, usize, usize, i32);
 
@@ -23,7 +28,7 @@ const SHAPES: [Shape; 6] = [
 ];
 
 fn assert_reads_as(socket: &Path, image: &Image, (queues, depth, block, queue_size): Shape) {
-    let mut client = Client::connect(socket, queues, queue_size, 16 << 20);
+    let mut client = Client::connect(socket, true, queues, queue_size, 16 << 20);
     assert_eq!(client.capacity(), image.virtual_size());
     let bytes_seen = AtomicU64::new(0);
     client.read_all(depth, block, |offset, bytes| {
@@ -66,9 +71,59 @@ fn a_disk_that_is_not_in_memory_reads_the_same() {
     }
     assert_reads_as(&socket, &image, (2, 16, 64 << 10, 64));
     assert!(
-        daemon.threads().contains(&"blocking-read".to_owned()),
+        daemon.threads().contains(&"blocking-io".to_owned()),
         "every read was done at once, from a disk that was not in memory"
     );
+}
+
+/// What is written at `offset`, for the `round`th time.
+fn fill(round: u64, offset: u64, bytes: &mut [u8]) {
+    let words = bytes.chunks_exact_mut(8);
+    for (number, word) in (offset / 8..).zip(words) {
+        word.copy_from_slice(&(number << 8 | round).to_le_bytes());
+    }
+}
+
+fn assert_filled(client: &mut Client, round: u64) {
+    client.read_all(4, 512 << 10, |offset, bytes| {
+        let mut expected = vec![0; bytes.len()];
+        fill(round, offset, &mut expected);
+        assert!(bytes == expected, "round {round}: bytes at {offset} differ");
+    });
+}
+
+#[test]
+fn the_whole_disk_written_through_the_socket_reads_back() {
+    const DISK_BYTES: u64 = 48 << 20;
+    for kind in [UpperKind::AppendOnly, UpperKind::Sparse] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = writable_image(dir.path(), kind, Some(DISK_BYTES));
+        let socket = dir.path().join("disk.sock");
+        let mut daemon = Daemon::serve(&config, &socket);
+        let mut last = 0;
+        for (round, (queues, depth, block, queue_size)) in (1..).zip(SHAPES) {
+            let mut client = Client::connect(&socket, false, queues, queue_size, 16 << 20);
+            client.write_all(depth, block, |offset, bytes| fill(round, offset, bytes));
+            assert_filled(&mut client, round);
+            last = round;
+        }
+        let mut client = Client::connect(&socket, false, 1, 64, 16 << 20);
+        client.request(|queue| queue.write_zeroes(4096, 12 << 20, 0, ReqFlags::empty()));
+        client.request(|queue| queue.discard(16 << 20, 32 << 20, 0, ReqFlags::empty()));
+        client.request(|queue| queue.flush(0, ReqFlags::empty()));
+        drop(client);
+        daemon.signal("TERM");
+        assert_eq!(daemon.wait().code(), Some(0));
+
+        let mut expected = vec![0; usize::try_from(DISK_BYTES).unwrap()];
+        fill(last, 0, &mut expected);
+        expected[4096..][..12 << 20].fill(0);
+        expected[16 << 20..].fill(0);
+        let mut bytes = vec![1; expected.len()];
+        let image = open_read_only(&config);
+        image.read_exact_at(0, &mut bytes).unwrap();
+        assert!(bytes == expected, "{kind:?}");
+    }
 }
 
 /// Drops a file from the page cache.

@@ -1,0 +1,112 @@
+//! May a ring's own thread write?
+//!
+//! worker, pool -> **write pace** -> worker
+//!
+//! A write goes to the page cache and takes microseconds, until the kernel holds the writer up
+//! because too much memory waits for the disk: then any write may take a tenth of a second, and
+//! requests of the ring that have nothing to do with writing wait behind it.
+//!
+//! The rule: after a step of a write that took longer than [`STEP_SLOW`], whoever did it, all
+//! writes of this disk go to the pool for [`POOL_TIME`]. So a ring is held up at most once in that
+//! time, and a disk that is fast again is written to directly again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// As long as a worker may leave its other events alone. A step copies at most 1 MiB.
+pub const STEP_SLOW: Duration = Duration::from_millis(2);
+
+/// How long writes stay in the pool after a slow one.
+pub const POOL_TIME: Duration = Duration::from_secs(1);
+
+/// How writes to one disk have gone lately.
+#[derive(Debug)]
+pub struct WritePace {
+    epoch: Instant,
+    /// Since `epoch`; 0 when no step was slow lately.
+    pool_until_ms: AtomicU64,
+}
+
+impl Default for WritePace {
+    fn default() -> Self {
+        Self {
+            epoch: Instant::now(),
+            pool_until_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl WritePace {
+    /// May a thread that must not be held up write now?
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        match self.pool_until_ms.load(Ordering::Relaxed) {
+            0 => true,
+            until => self.is_quick_at(until, Instant::now()),
+        }
+    }
+
+    #[cold]
+    fn is_quick_at(&self, until: u64, now: Instant) -> bool {
+        let over = self.millis(now) >= until;
+        if over {
+            // Unless somebody has been slow meanwhile; who loses the race looks again next time.
+            self.pool_until_ms
+                .compare_exchange(until, 0, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        } else {
+            false
+        }
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let passed = at.saturating_duration_since(self.epoch);
+        u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Does one step of a write and takes its time.
+    pub fn time<T>(&self, step: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = step();
+        let end = Instant::now();
+        if end.saturating_duration_since(start) > STEP_SLOW {
+            self.note_slow(end);
+        }
+        result
+    }
+
+    #[cold]
+    fn note_slow(&self, end: Instant) {
+        let until = self.millis(end + POOL_TIME).max(1);
+        self.pool_until_ms.fetch_max(until, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_step_sends_writes_to_the_pool_for_a_while() {
+        let pace = WritePace::default();
+        assert!(pace.is_quick());
+        let start = pace.epoch;
+        pace.note_slow(start + Duration::from_millis(10));
+        let until = pace.pool_until_ms.load(Ordering::Relaxed);
+        let later = start + Duration::from_millis(10) + POOL_TIME;
+        assert!(!pace.is_quick_at(until, later - Duration::from_millis(1)));
+        assert!(pace.is_quick_at(until, later));
+        assert!(pace.is_quick());
+    }
+
+    #[test]
+    fn another_slow_step_makes_it_longer() {
+        let pace = WritePace::default();
+        let start = pace.epoch;
+        pace.note_slow(start);
+        pace.note_slow(start + POOL_TIME / 2);
+        let until = pace.pool_until_ms.load(Ordering::Relaxed);
+        assert!(!pace.is_quick_at(until, start + POOL_TIME));
+        assert!(pace.is_quick_at(until, start + POOL_TIME * 3 / 2));
+    }
+}

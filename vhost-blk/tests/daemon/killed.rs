@@ -1,0 +1,262 @@
+//! A daemon that is killed with writes in flight loses nothing that it has acknowledged.
+//!
+//! `OBD_KILL_ROUNDS` says how often for each kind of layer, 200 unless set.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use layers::lsmt::upper::UpperKind;
+
+use crate::frontend::{FLUSH, SLOTS, T_DISCARD, T_FLUSH, T_OUT, Vmm};
+use crate::process::{Daemon, open_read_only, writable_image};
+
+const ROUNDS_DEFAULT: u64 = 200;
+const DISK_BYTES: u64 = 4 << 20;
+const SECTORS: usize = 8192;
+const SECTORS_MAX: usize = 24;
+
+/// What a sector may hold: the number of the write, 0 for zeros.
+#[derive(Clone, Copy, Default)]
+struct Sector {
+    acknowledged: u64,
+    in_flight: Option<u64>,
+}
+
+/// What the guest has in a slot.
+#[derive(Clone, Copy)]
+struct Request {
+    first: usize,
+    count: usize,
+    version: u64,
+}
+
+/// A guest that writes as fast as it can, and knows what must be on its disk.
+struct Writer {
+    vmm: Vmm,
+    random: Random,
+    sectors: Vec<Sector>,
+    slots: [Option<Request>; SLOTS as usize],
+    free: VecDeque<u16>,
+    /// Position of the next used entry to look at.
+    used: u16,
+    version: u64,
+}
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
+}
+
+fn content(sector: usize, version: u64) -> [u8; 512] {
+    let mut bytes = [0; 512];
+    if version > 0 {
+        for (number, part) in bytes.chunks_exact_mut(8).enumerate() {
+            let value = version << 24 | (sector as u64) << 8 | number as u64;
+            part.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+impl Writer {
+    fn new(socket: &Path, seed: u64) -> Self {
+        let mut vmm = Vmm::connect(socket);
+        vmm.negotiate_also(FLUSH);
+        vmm.share_memory();
+        vmm.start_ring(0);
+        Self {
+            vmm,
+            random: Random(seed),
+            sectors: vec![Sector::default(); SECTORS],
+            slots: [None; SLOTS as usize],
+            free: (0..SLOTS).collect(),
+            used: 0,
+            version: 0,
+        }
+    }
+
+    /// Goes on with another daemon, which gets the requests in flight again.
+    fn reconnect(&mut self, socket: &Path) {
+        self.vmm.reconnect(socket);
+        self.vmm.negotiate_also(FLUSH);
+        self.vmm.share_memory();
+        self.vmm.resume_ring(self.vmm.used_idx());
+    }
+
+    /// Puts requests into all free slots.
+    fn submit(&mut self) {
+        for _ in 0..self.free.len() {
+            let Some(slot) = self.free.pop_front() else {
+                break;
+            };
+            if !self.submit_one(slot) {
+                self.free.push_back(slot);
+            }
+        }
+        self.vmm.kick();
+    }
+
+    /// False when it would meet a request in flight: no file system does that.
+    fn submit_one(&mut self, slot: u16) -> bool {
+        let count = self.random.below(SECTORS_MAX) + 1;
+        let first = self.random.below(SECTORS - count);
+        let kind = match self.random.below(32) {
+            0 => T_FLUSH,
+            1 | 2 => T_DISCARD,
+            _ => T_OUT,
+        };
+        if kind == T_FLUSH {
+            self.slots[usize::from(slot)] = Some(Request {
+                first: 0,
+                count: 0,
+                version: 0,
+            });
+            self.vmm.add_with(slot, kind, 0, &[]);
+            return true;
+        }
+        let range = first..first + count;
+        let sectors = &mut self.sectors[range.clone()];
+        if sectors.iter().any(|sector| sector.in_flight.is_some()) {
+            return false;
+        }
+        self.version += u64::from(kind == T_OUT);
+        let version = if kind == T_OUT { self.version } else { 0 };
+        sectors
+            .iter_mut()
+            .for_each(|sector| sector.in_flight = Some(version));
+        self.slots[usize::from(slot)] = Some(Request {
+            first,
+            count,
+            version,
+        });
+        if kind == T_OUT {
+            let bytes: Vec<u8> = range.flat_map(|sector| content(sector, version)).collect();
+            self.vmm.add_with(slot, kind, first as u64, &bytes);
+        } else {
+            let count = u32::try_from(count).unwrap().to_le_bytes();
+            let list = [&(first as u64).to_le_bytes()[..], &count, &[0; 4]].concat();
+            self.vmm.add_with(slot, kind, 0, &list);
+        }
+        true
+    }
+
+    /// Takes note of everything the daemon has used; returns how much that was.
+    fn collect(&mut self) -> usize {
+        let used = self.vmm.used_idx();
+        let count = used.wrapping_sub(self.used);
+        while self.used != used {
+            let (slot, status) = self.vmm.used(self.used);
+            assert_eq!(status, 0, "a request failed");
+            let request = self.slots[usize::from(slot)].take().expect("in flight");
+            for sector in &mut self.sectors[request.first..][..request.count] {
+                sector.acknowledged = request.version;
+                sector.in_flight = None;
+            }
+            self.free.push_back(slot);
+            self.used = self.used.wrapping_add(1);
+        }
+        usize::from(count)
+    }
+
+    /// Keeps all slots busy until `count` requests are acknowledged; returns with others in
+    /// flight.
+    fn write(&mut self, count: usize) {
+        let mut done = 0;
+        self.submit();
+        while done < count {
+            self.vmm.wait_for_call();
+            done += self.collect();
+            self.submit();
+        }
+    }
+
+    /// Waits for everything in flight.
+    fn finish(&mut self) {
+        self.vmm.wait_until_used();
+        self.collect();
+        assert!(self.slots.iter().all(Option::is_none));
+    }
+
+    /// Every sector of the disk is what it must be, or may be already. What is there counts as
+    /// written from now on.
+    fn check(&mut self, config: &Path, round: u64) {
+        let mut bytes = vec![0; usize::try_from(DISK_BYTES).unwrap()];
+        open_read_only(config).read_exact_at(0, &mut bytes).unwrap();
+        let (found, _) = bytes.as_chunks::<512>();
+        for (number, (sector, found)) in self.sectors.iter_mut().zip(found).enumerate() {
+            let is = |version| *found == content(number, version);
+            match sector.in_flight.take() {
+                Some(version) if is(version) => sector.acknowledged = version,
+                _ => assert!(
+                    is(sector.acknowledged),
+                    "round {round}: sector {number} is not write {}",
+                    sector.acknowledged
+                ),
+            }
+        }
+    }
+
+    /// The VM is gone too.
+    fn forget_in_flight(&mut self) {
+        self.slots = [None; SLOTS as usize];
+        self.free = (0..SLOTS).collect();
+        self.used = self.vmm.used_idx();
+    }
+}
+
+fn rounds() -> u64 {
+    std::env::var("OBD_KILL_ROUNDS").map_or(ROUNDS_DEFAULT, |rounds| rounds.parse().unwrap())
+}
+
+fn kill_and_check(kind: UpperKind) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let config = writable_image(dir.path(), kind, Some(DISK_BYTES));
+    let socket = dir.path().join("disk.sock");
+    let mut daemon = Daemon::serve(&config, &socket);
+    let mut writer = Writer::new(&socket, 0x9e37_79b9_7f4a_7c15);
+    for round in 0..rounds() {
+        let count = 1 + writer.random.below(300);
+        writer.write(count);
+        daemon.signal("KILL");
+        daemon.wait();
+        // What it said last counts, too.
+        writer.collect();
+        if round % 2 == 0 {
+            writer.check(&config, round);
+            daemon = Daemon::serve(&config, &socket);
+            writer.forget_in_flight();
+            writer.vmm.reconnect(&socket);
+            writer.vmm.negotiate_also(FLUSH);
+            writer.vmm.share_memory();
+            writer.vmm.start_ring(0);
+            writer.used = 0;
+        } else {
+            // The VM has survived, and its VMM makes the new daemon repeat what it waits for.
+            daemon = Daemon::serve(&config, &socket);
+            writer.reconnect(&socket);
+            writer.finish();
+        }
+    }
+    writer.vmm.wait_until_used();
+    writer.collect();
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
+    writer.check(&config, rounds());
+}
+
+#[test]
+fn an_append_only_layer_keeps_what_was_acknowledged_before_the_daemon_was_killed() {
+    kill_and_check(UpperKind::AppendOnly);
+}
+
+#[test]
+fn a_sparse_layer_keeps_what_was_acknowledged_before_the_daemon_was_killed() {
+    kill_and_check(UpperKind::Sparse);
+}
