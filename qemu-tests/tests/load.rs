@@ -71,6 +71,7 @@ impl Served {
             depth: 8,
             span_bytes: None,
             window: Duration::from_millis(300),
+            requests: None,
             seed: 1,
             server: Some(self.daemon.id()),
             ignored: Vec::new(),
@@ -310,4 +311,22 @@ fn a_load_of_more_writes_at_a_time_than_the_disk_has_room_for_is_refused() {
     assert!(Writes::new(4096, 64 << 10, 9, None).is_err());
     assert!(Writes::new(4096, 64 << 10, 8, Some(0)).is_err());
     assert!(Writes::new(4096, 64 << 10, 8, Some(1)).is_ok());
+}
+
+#[test]
+fn as_many_sequential_writes_as_the_disk_has_blocks_fill_it() {
+    let served = Served::new(&distinct_sectors(4 * MIB));
+    let plan = Plan {
+        mode: Mode::Seq,
+        window: Duration::from_secs(60),
+        requests: Some(1024),
+        action: Action::Write {
+            flush_every: None,
+            read_back: true,
+        },
+        ..served.plan()
+    };
+    let report = measure::run(&plan).unwrap();
+    assert!((1024..1040).contains(&report.requests), "{report:?}");
+    assert_eq!(report.read_back, Some(1024));
 }

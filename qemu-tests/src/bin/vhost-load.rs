@@ -37,6 +37,9 @@ struct Args {
     /// How long to measure.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// End after so many requests, if that is earlier; nothing is left out of the count then.
+    #[arg(long)]
+    requests: Option<u64>,
     /// The processor this client stays on.
     #[arg(long)]
     cpu: Option<usize>,
@@ -85,6 +88,7 @@ fn main() -> Result<()> {
             depth: args.depth,
             span_bytes: args.span,
             window: Duration::from_secs(args.seconds),
+            requests: args.requests,
             seed: args.seed,
             server: args.server_pid,
             ignored: args.ignore_pid,

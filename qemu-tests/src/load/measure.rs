@@ -42,6 +42,8 @@ pub struct Plan {
     pub span_bytes: Option<u64>,
     /// Length of the window.
     pub window: Duration,
+    /// End the window after so many requests; there is no load before it then.
+    pub requests: Option<u64>,
     /// Names the random sequence.
     pub seed: u64,
     /// The server, when its processor time is wanted.
@@ -134,12 +136,15 @@ pub fn run(plan: &Plan) -> Result<Report> {
     for slot in 0..plan.depth {
         pump.submit(&mut disk, slot, Instant::now())?;
     }
-    pump.turn_until(&mut disk, Instant::now() + RAMP)?;
+    if plan.requests.is_none() {
+        pump.turn_until(&mut disk, Instant::now() + RAMP, u64::MAX)?;
+    }
 
     pump.tally = Tally::new()?;
     let before = CpuUse::now(plan)?;
     let start = Instant::now();
-    pump.turn_until(&mut disk, start + plan.window)?;
+    let requests = plan.requests.unwrap_or(u64::MAX);
+    pump.turn_until(&mut disk, start + plan.window, requests)?;
     let seconds = start.elapsed().as_secs_f64();
     let after = CpuUse::now(plan)?;
 
@@ -230,10 +235,10 @@ impl Pump {
         Ok(())
     }
 
-    fn turn_until(&mut self, disk: &mut Disk, deadline: Instant) -> Result<()> {
+    fn turn_until(&mut self, disk: &mut Disk, deadline: Instant, requests: u64) -> Result<()> {
         loop {
             let now = self.take_finished(disk)?;
-            if now >= deadline {
+            if now >= deadline || self.tally.latency_nanos.len() >= requests {
                 return Ok(());
             }
         }
