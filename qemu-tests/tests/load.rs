@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use qemu_tests::load::copy;
 use qemu_tests::load::disk::{Completions, Disk, Setup, Span};
 use qemu_tests::load::measure::{self, Action, Plan};
 use qemu_tests::load::pattern::{Mode, Pattern};
@@ -329,4 +330,19 @@ fn as_many_sequential_writes_as_the_disk_has_blocks_fill_it() {
     let report = measure::run(&plan).unwrap();
     assert!((1024..1040).contains(&report.requests), "{report:?}");
     assert_eq!(report.read_back, Some(1024));
+}
+
+#[test]
+fn a_copied_file_is_on_the_disk_and_nothing_behind_it_has_changed() {
+    let served = Served::new(&vec![7; 4 * MIB]);
+    let file = served.dir.path().join("file");
+    let bytes = distinct_sectors(3 * MIB + 5 * 512);
+    std::fs::write(&file, &bytes).unwrap();
+    copy::whole_file(&served.socket(), &file).unwrap();
+    let disk = std::fs::read(served.raw()).unwrap();
+    assert_eq!(disk[..bytes.len()], bytes);
+    assert_eq!(disk[bytes.len()..], vec![7; 4 * MIB - bytes.len()]);
+
+    std::fs::write(&file, vec![0; 5 * MIB]).unwrap();
+    assert!(copy::whole_file(&served.socket(), &file).is_err());
 }

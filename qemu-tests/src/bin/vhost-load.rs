@@ -1,4 +1,4 @@
-//! Loads or verifies a vhost-user-blk disk and prints one line of JSON.
+//! Loads, fills or verifies a vhost-user-blk disk and prints one line of JSON.
 //!
 //! arguments -> **vhost-load** -> load -> the server under test
 
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use qemu_tests::load::copy;
 use qemu_tests::load::cpu;
 use qemu_tests::load::disk::Completions;
 use qemu_tests::load::measure::{self, Action, Plan};
@@ -15,7 +16,7 @@ use qemu_tests::load::pattern::Mode;
 use qemu_tests::load::verify;
 
 /// Reads or writes a vhost-user-blk disk as fast as it goes for some seconds, or reads the whole of
-/// it against a raw image.
+/// it against a raw image, or writes a raw image to it.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -25,6 +26,9 @@ struct Args {
     /// Read the whole disk at several sizes and depths and compare it with this raw image.
     #[arg(long, value_name = "RAW")]
     verify: Option<PathBuf>,
+    /// Write this raw image to the start of the disk and flush.
+    #[arg(long, value_name = "RAW", conflicts_with_all = ["verify", "compare", "write"])]
+    copy: Option<PathBuf>,
     /// Bytes a request: a number, or one with k or M behind it.
     #[arg(long, default_value = "4k", value_parser = parse_size)]
     size: usize,
@@ -79,6 +83,8 @@ fn main() -> Result<()> {
     }
     let mut line = if let Some(raw) = &args.verify {
         serde_json::to_string(&verify::whole_disk(&args.socket, raw)?)?
+    } else if let Some(raw) = &args.copy {
+        serde_json::to_string(&copy::whole_file(&args.socket, raw)?)?
     } else {
         let report = measure::run(&Plan {
             socket: args.socket,

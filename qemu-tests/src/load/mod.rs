@@ -9,6 +9,7 @@
 //! Invariants: one queue, one thread; a buffer slot belongs to one request from submission to
 //! completion; every wait ends in an error after [`disk::STALLED_AFTER`].
 
+pub mod copy;
 pub mod cpu;
 pub mod disk;
 pub mod measure;
