@@ -353,8 +353,8 @@ fn slow_disk(slow: Change, begun: &Arc<AtomicUsize>, tokens: Receiver<()>) -> Di
     writable_disk(UpperKind::AppendOnly, move |change| {
         if change == slow {
             begun.fetch_add(1, Ordering::SeqCst);
-            // Without a giver it is as quick as any.
-            tokens.lock().unwrap().recv().ok();
+            // Without a giver it is as quick as any; a test that has failed must end.
+            tokens.lock().unwrap().recv_timeout(LONG).ok();
         }
         Ok(())
     })
