@@ -253,3 +253,21 @@ fn an_append_only_layer_keeps_what_was_acknowledged_before_the_daemon_was_killed
 fn a_sparse_layer_keeps_what_was_acknowledged_before_the_daemon_was_killed() {
     kill_and_check(UpperKind::Sparse);
 }
+
+#[test]
+fn a_daemon_that_is_told_to_end_finishes_what_it_has_begun() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let config = writable_image(dir.path(), UpperKind::AppendOnly, Some(DISK_BYTES));
+    let socket = dir.path().join("disk.sock");
+    let mut daemon = Daemon::serve(&config, &socket);
+    let mut writer = Writer::new(&socket, 0x2545_f491_4f6c_dd1d);
+    for round in 0..5 {
+        writer.write(100);
+        daemon.signal("TERM");
+        assert_eq!(daemon.wait().code(), Some(0));
+        writer.collect();
+        daemon = Daemon::serve(&config, &socket);
+        writer.reconnect(&socket);
+        writer.check(round);
+    }
+}

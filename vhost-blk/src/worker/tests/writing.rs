@@ -4,7 +4,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
-use layers::lsmt::upper::UpperKind;
 use layers::{Error, ErrorKind};
 
 use super::*;
