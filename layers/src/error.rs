@@ -68,8 +68,13 @@ impl Error {
         Self::new(ErrorKind::Corrupt, op, detail)
     }
 
-    /// An operating-system error; the kind follows from `source`.
+    /// An operating-system error; the kind follows from `source`. One of ours that came through
+    /// [`std::io`] is taken as it is.
     pub fn io(op: &'static str, source: io::Error) -> Self {
+        let source = match source.downcast::<Self>() {
+            Ok(ours) => return ours,
+            Err(source) => source,
+        };
         let kind = match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
@@ -160,6 +165,20 @@ mod tests {
             .in_file("outer")
             .at(2);
         assert_eq!(error.to_string(), "x: inner at byte 1: y");
+    }
+
+    #[test]
+    fn an_error_that_came_through_a_writer_says_nothing_twice() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        let below = Error::io("write zfile", full).at(3);
+        let error = Error::io("write layer", io::Error::other(below)).in_file("x");
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(
+            error
+                .to_string()
+                .starts_with("write zfile: x at byte 3: No space"),
+            "{error}"
+        );
     }
 
     #[test]

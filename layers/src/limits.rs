@@ -23,6 +23,9 @@ pub const MAPPING_SECTORS_MAX: u64 = (1 << 14) - 1;
 /// Sector addresses are below this; the value itself marks a padding entry (50 bits).
 pub const SECTOR_INVALID: u64 = (1 << 50) - 1;
 
+/// Largest disk in bytes: every sector has an address.
+pub const DISK_BYTES_MAX: u64 = SECTOR_INVALID * SECTOR_BYTES;
+
 /// Highest sector inside a blob: 55 bits.
 pub const BLOB_SECTOR_MAX: u64 = (1 << 55) - 1;
 

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Parser};
+use clap::{Arg, ArgAction, Command, Parser};
 
 use super::console;
 use crate::error;
@@ -29,10 +29,11 @@ const REQUIRED: u8 = 106;
 const EXTRAS: u8 = 109;
 const MISMATCH: u8 = 114;
 
-/// What `--help` ends with.
-pub const EXIT_STATUS_HELP: &str = "Exit status: 0 done, 104 a value is not of its type, \
-    105 a file does not exist, 106 an argument is missing, 109 one was not expected, \
-    255 anything else.";
+/// What `--help` ends with, unless a program has words of its own.
+const AFTER_HELP: &str = "\
+A flag can be turned off: --flag=false.
+Exit status: 0 done, 104 a value is not of its type, 105 a file does not exist,
+106 an argument is missing, 109 one was not expected, 255 anything else.";
 
 /// Why a program ends without success: what it says and its exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,12 @@ impl Failure {
     #[must_use]
     pub fn of(what: &str, error: &error::Error) -> Self {
         Self::new(format!("{what}, {}: {error}", errno(error.kind())))
+    }
+
+    /// The same in the other form that the C++ tools have.
+    #[must_use]
+    pub fn with_errno(what: &str, error: &error::Error) -> Self {
+        Self::new(format!("{what}, errno:{}: {error}", errno(error.kind())))
     }
 
     /// A file that could not be opened or made.
@@ -85,9 +92,9 @@ impl Failure {
 
 /// Runs a program: parses its command line, does `work`, and tells how that went.
 #[must_use]
-pub fn run<T: Parser>(work: impl FnOnce(T) -> Result<(), Failure>) -> ExitCode {
+pub fn run<T: Parser>(work: impl FnOnce(&T) -> Result<(), Failure>) -> ExitCode {
     let parsed = match parse::<T>(std::env::args_os()) {
-        Ok(Parsed::Arguments(arguments)) => work(arguments),
+        Ok(Parsed::Arguments(arguments)) => work(&arguments),
         Ok(Parsed::Text(text)) => {
             console::say(text.trim_end());
             Ok(())
@@ -139,18 +146,29 @@ enum Parsed<T> {
 fn parse<T: Parser>(
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> Result<Parsed<T>, Failure> {
-    let mut command = T::command().after_help(EXIT_STATUS_HELP).mut_args(as_cli11);
+    let mut command = T::command().mut_args(as_cli11);
     let matches = command.try_get_matches_from_mut(arguments);
     let parsed = matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
     match parsed {
         Ok(arguments) => Ok(Parsed::Arguments(arguments)),
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                Ok(Parsed::Text(error.to_string()))
-            }
+            ErrorKind::DisplayHelp => Ok(Parsed::Text(help(T::command()))),
+            ErrorKind::DisplayVersion => Ok(Parsed::Text(error.to_string())),
             _ => Err(explain(&error)),
         },
     }
+}
+
+/// All there is to say, closely set. Flags are shown without the values nobody needs.
+fn help(command: Command) -> String {
+    let about = command.get_long_about().or(command.get_about()).cloned();
+    let after = command.get_after_help().cloned();
+    let mut command = command
+        .about(about.unwrap_or_default())
+        .long_about(None)
+        .after_help(after.unwrap_or(AFTER_HELP.into()));
+    command.build();
+    command.render_help().to_string()
 }
 
 /// Gives a flag the forms it has in CLI11, and lets values start with a dash.

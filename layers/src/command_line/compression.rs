@@ -41,6 +41,13 @@ impl CompressionArgs {
     }
 }
 
+/// The algorithm of that name.
+#[must_use]
+pub fn algorithm(name: &str) -> Option<Algorithm> {
+    let known = [Algorithm::Lz4, Algorithm::Zstd];
+    known.into_iter().find(|known| known.name() == name)
+}
+
 /// The number of threads that `wanted` means: 0 is one for each CPU.
 #[must_use]
 pub fn threads(wanted: usize) -> usize {

@@ -9,6 +9,7 @@
 pub mod cli11;
 pub mod compression;
 pub mod console;
+pub mod upload;
 
 /// Starts the log, on stderr: warnings and errors, everything with `verbose`, or what `RUST_LOG`
 /// says.

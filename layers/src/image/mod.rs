@@ -15,7 +15,7 @@ mod result_file;
 mod writable;
 
 pub use lower::lower_path;
-pub use open::layer_configs;
+pub use open::{layer_configs, open_apart};
 use writable::Writable;
 
 use std::path::Path;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::Image;
 use super::lower::open_lower;
 use crate::config::{ImageConfig, LowerConfig, ServiceConfig};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::Access;
 use crate::limits::{LAYERS_MAX, PARALLEL_OPENS_MAX};
 use crate::lsmt::Layer;
@@ -42,7 +42,7 @@ pub(super) fn open_image(
     config: &ImageConfig,
     _service: &ServiceConfig,
     access: Access,
-) -> Result<Image, OpenFailure> {
+) -> std::result::Result<Image, OpenFailure> {
     check_supported(config)?;
     let lowers = layer_configs(config);
     let mut layers = open_lowers(config, lowers)?;
@@ -63,6 +63,24 @@ pub(super) fn open_image(
     Image::from_layers(layers, digest).map_err(silent)
 }
 
+/// Opens the layers of an image without stacking them: the lowers, bottom first, and the writable
+/// one, which is only read. Blocking; writes no result file.
+///
+/// # Errors
+/// As [`Image::open`].
+pub fn open_apart(
+    config: &ImageConfig,
+    _service: &ServiceConfig,
+) -> Result<(Vec<Layer>, Option<Layer>)> {
+    let opened = check_supported(config).and_then(|()| open_lowers(config, layer_configs(config)));
+    let lowers = opened.map_err(OpenFailure::into_error)?;
+    let upper = match config.upper.is_present() {
+        true => Some(open_read_only(&config.upper.data, &config.upper.index)?),
+        false => None,
+    };
+    Ok((lowers, upper))
+}
+
 /// The lowers that hold data: an acceleration layer on top only carries a trace.
 #[must_use]
 pub fn layer_configs(config: &ImageConfig) -> &[LowerConfig] {
@@ -72,7 +90,7 @@ pub fn layer_configs(config: &ImageConfig) -> &[LowerConfig] {
     }
 }
 
-fn check_supported(config: &ImageConfig) -> Result<(), OpenFailure> {
+fn check_supported(config: &ImageConfig) -> std::result::Result<(), OpenFailure> {
     let refuse = |kind, detail: &str| {
         Err(OpenFailure::new(
             String::new(),
@@ -105,7 +123,10 @@ fn check_supported(config: &ImageConfig) -> Result<(), OpenFailure> {
 }
 
 /// Opens every lower on up to 32 threads. The failure of the lowest layer is reported.
-fn open_lowers(config: &ImageConfig, lowers: &[LowerConfig]) -> Result<Vec<Layer>, OpenFailure> {
+fn open_lowers(
+    config: &ImageConfig,
+    lowers: &[LowerConfig],
+) -> std::result::Result<Vec<Layer>, OpenFailure> {
     let next = AtomicUsize::new(0);
     let opened = Mutex::new(Vec::with_capacity(lowers.len()));
     let open_some = || {

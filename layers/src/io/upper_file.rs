@@ -38,6 +38,7 @@ pub enum Access {
 pub struct UpperFile {
     file: PositionedFile,
     size: AtomicU64,
+    locked: bool,
 }
 
 impl UpperFile {
@@ -63,6 +64,7 @@ impl UpperFile {
         Ok(Self {
             file: PositionedFile::new(file, name)?,
             size: AtomicU64::new(metadata.len()),
+            locked: false,
         })
     }
 
@@ -71,13 +73,16 @@ impl UpperFile {
     /// # Errors
     /// As [`UpperFile::open`]; `Busy` when somebody else holds the lock.
     pub fn open_locked(path: &Path, access: Access) -> Result<Self> {
-        let opened = Self::open(path, access)?;
+        let mut opened = Self::open(path, access)?;
         let locked = match access {
             Access::Read => opened.file.file().try_lock_shared(),
             Access::Write => opened.file.file().try_lock(),
         };
         match locked {
-            Ok(()) => Ok(opened),
+            Ok(()) => {
+                opened.locked = true;
+                Ok(opened)
+            }
             Err(std::fs::TryLockError::WouldBlock) => {
                 let detail = "another process is writing or reading this layer";
                 Err(Error::new(ErrorKind::Busy, "lock layer", detail).in_file(opened.name()))
@@ -90,6 +95,15 @@ impl UpperFile {
 
     fn failed(&self, op: &'static str, offset: u64, source: io::Error) -> Error {
         Error::io(op, source).in_file(self.name()).at(offset)
+    }
+}
+
+impl Drop for UpperFile {
+    fn drop(&mut self) {
+        if self.locked {
+            // Closing is not enough: a child process that is just being started may share it.
+            drop(self.file.file().unlock());
+        }
     }
 }
 

@@ -5,9 +5,9 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::output::{OutputFile, OutputOptions};
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::io::{OutputFile, OutputOptions};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::SectorRange;
 

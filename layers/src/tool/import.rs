@@ -9,10 +9,9 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::output::{OutputFile, OutputOptions};
 use super::wrapping::Wrapping;
 use crate::error::{Error, Result};
-use crate::io::{next_data_extent, open_with_size};
+use crate::io::{OutputFile, OutputOptions, next_data_extent, open_with_size};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::{LayerBuilder, LayerOptions, LayerSummary, Uuid};
 use crate::zfile::BuildOptions;

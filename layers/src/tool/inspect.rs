@@ -4,10 +4,11 @@
 
 use std::path::Path;
 
+use super::layer_file::{WritablePart, starts_a_layer, writable_part};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::LocalFile;
 use crate::limits::SECTOR_BYTES;
-use crate::lsmt::{HEADER_BYTES, Layer, is_lsmt};
+use crate::lsmt::Layer;
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, Algorithm, ZFile};
@@ -82,6 +83,10 @@ pub struct LayerInfo {
 /// `Config` when nothing about the file is known to this program; `Corrupt` when a structure
 /// starts right but breaks its rules; errors of opening and reading.
 pub fn inspect(path: &Path) -> Result<FileInfo> {
+    if let Some(part) = writable_part(path)? {
+        let error = Error::new(ErrorKind::Config, "inspect file", half_of_a_pair(part));
+        return Err(error.in_file(path.display().to_string()));
+    }
     let file: Box<dyn ReadAt> = Box::new(LocalFile::open(path)?);
     let file_bytes = file.size();
     let tar = tar::detect(&*file)?.map(|member| TarInfo {
@@ -113,14 +118,20 @@ pub fn inspect(path: &Path) -> Result<FileInfo> {
     })
 }
 
-/// True when `source` has an LSMT header.
-pub(super) fn starts_a_layer(source: &dyn ReadAt) -> Result<bool> {
-    let mut magic = [0; 24];
-    if source.size() < HEADER_BYTES as u64 {
-        return Ok(false);
+/// Why a file of a writable layer says little alone.
+fn half_of_a_pair(part: WritablePart) -> &'static str {
+    match part {
+        WritablePart::AppendData(_) => {
+            "the data file of an append-only writable layer: name its index file too"
+        }
+        WritablePart::AppendIndex(_) => {
+            "the index file of an append-only writable layer: name its data file too"
+        }
+        WritablePart::SparseData => "the data file of a sparse writable layer",
+        WritablePart::Empty => {
+            "empty; if it is the index file of a sparse writable layer, name the data file"
+        }
     }
-    source.read_exact_at(0, &mut magic)?;
-    Ok(is_lsmt(&magic))
 }
 
 fn zfile_info(zfile: &ZFile) -> ZFileInfo {

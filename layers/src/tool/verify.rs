@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::inspect::starts_a_layer;
+use super::layer_file::starts_a_layer;
 use crate::config::{ImageConfig, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::image::{Image, layer_configs, lower_path};

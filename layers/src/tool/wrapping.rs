@@ -5,8 +5,8 @@
 use std::io::{BufWriter, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 
-use super::output::OutputFile;
 use crate::error::{Error, Result};
+use crate::io::{OutputFile, WriteBehind};
 use crate::tar::TarWriter;
 use crate::zfile::{BuildOptions, ZFileBuilder};
 
@@ -39,7 +39,7 @@ impl Wrapping {
         output: &OutputFile,
         fill: impl FnOnce(&mut dyn Write) -> Result<T>,
     ) -> Result<(T, u64)> {
-        let sink = BufWriter::with_capacity(BUFFER_BYTES, output.file());
+        let sink = BufWriter::with_capacity(BUFFER_BYTES, WriteBehind::new(output.file()));
         let fail = |source| Error::io("write output file", source);
         let filled = if self.tar {
             let (tar, filled) = self.write_zfile(TarWriter::new(sink)?, fill)?;

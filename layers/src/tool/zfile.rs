@@ -5,18 +5,14 @@
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use super::output::{OutputFile, OutputOptions};
 use super::wrapping::Wrapping;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::LocalFile;
+use crate::io::{LocalFile, OutputFile, WriteBehind};
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, VerifyReport, ZFile};
 
 const CHUNK_BYTES: usize = 1 << 20;
-
-/// Permissions the C++ tool gives what it extracts.
-const EXTRACTED_MODE: u32 = 0o700;
 
 /// Something to compress.
 pub struct CompressSource<'a> {
@@ -48,20 +44,22 @@ pub fn compress(
     wrapping: Wrapping,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
+    let CompressSource { bytes, name, size } = source;
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut done = 0;
     wrapping.write(&output, |sink| {
         loop {
-            let read = match source.bytes.read(&mut chunk) {
+            let read = match bytes.read(&mut chunk) {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::io("read file", error).in_file(source.name)),
+                Err(error) => return Err(Error::io("read file", error).in_file(name)),
             };
-            let bytes = chunk.get(..read).unwrap_or_default();
-            sink.write_all(bytes).map_err(|error| Error::io("write zfile", error))?;
+            let filled = chunk.get(..read).unwrap_or_default();
+            sink.write_all(filled)
+                .map_err(|error| Error::io("write zfile", error))?;
             done += read as u64;
-            report(done, source.size.unwrap_or(done));
+            report(done, size.unwrap_or(done));
         }
     })?;
     output.publish()
@@ -87,31 +85,22 @@ pub fn open_zfile(path: &Path, unwrap_tar: bool) -> Result<ZFile> {
     }
 }
 
-/// Writes what `zfile` was made from to `path`. `report` is told the bytes written so far and in
-/// all. Blocks.
+/// Writes what `zfile` was made from to `output` and publishes that. `report` is told the bytes
+/// written so far and in all. Blocks.
 ///
 /// # Errors
-/// `Corrupt` for a damaged block; `Exists` for an existing output without `replace`; `Io`.
-pub fn extract(
-    zfile: &ZFile,
-    path: &Path,
-    replace: bool,
-    report: &mut dyn FnMut(u64, u64),
-) -> Result<()> {
-    let options = OutputOptions {
-        replace,
-        mode: EXTRACTED_MODE,
-    };
-    let output = OutputFile::create(path, options)?;
+/// `Corrupt` for a damaged block; `Io`, `NoSpace`.
+pub fn extract(zfile: &ZFile, output: OutputFile, report: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let mut sink = WriteBehind::new(output.file());
     let mut chunk = vec![0; CHUNK_BYTES];
     let (mut at, size) = (0, zfile.size());
     while at < size {
         let left = usize::try_from(size - at).unwrap_or(usize::MAX);
         let chunk = chunk.split_at_mut(left.min(CHUNK_BYTES)).0;
         zfile.read_exact_at(at, chunk)?;
-        let written = output.file().write_all(chunk);
+        let written = sink.write_all(chunk);
         written.map_err(|error| {
-            Error::io("write file", error).in_file(path.display().to_string())
+            Error::io("write file", error).in_file(output.path().display().to_string())
         })?;
         at += chunk.len() as u64;
         report(at, size);

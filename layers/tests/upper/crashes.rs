@@ -41,7 +41,7 @@ fn new_files(kind: UpperKind) -> Vec<Content> {
     let bytes = std::fs::read(&pair.data).unwrap();
     data.write(0, &bytes[..4096]);
     data.apply(&Change::SetSize(bytes.len()));
-    vec![data, Content::new(index)]
+    vec![data, Content::new(&index)]
 }
 
 fn open(disk: &Disk) -> layers::Result<Image> {

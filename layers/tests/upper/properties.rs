@@ -2,14 +2,17 @@
 //!
 //! Failures that were found once stand below as tests of their own.
 
+use std::fs::File;
+use std::path::PathBuf;
+
 use layers::Image;
 use layers::config::UpperConfig;
-use layers::io::LocalFile;
 use layers::lsmt::Layer;
+use layers::lsmt::compact::{CompactOptions, commit, flatten};
 use layers::lsmt::upper::{UpperKind, open_read_only, seal};
 use proptest::prelude::*;
 
-use crate::support::{Pair, scratch};
+use crate::support::{Pair, layer, scratch};
 
 const SECTORS: usize = 512;
 const SECTOR: usize = 512;
@@ -35,6 +38,10 @@ enum Action {
     Restack(UpperKind),
     /// Close, seal, and go on with a new layer of a kind.
     Seal(UpperKind),
+    /// Close, commit to a new file, and go on with a new layer of a kind.
+    Commit(UpperKind),
+    /// Close, make all layers one, and go on with a new layer of a kind.
+    Flatten(UpperKind),
 }
 
 fn kind() -> impl Strategy<Value = UpperKind> {
@@ -57,17 +64,20 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Reopen),
         1 => kind().prop_map(Action::Restack),
         1 => kind().prop_map(Action::Seal),
+        1 => kind().prop_map(Action::Commit),
+        1 => kind().prop_map(Action::Flatten),
     ]
 }
 
 /// A disk on files, and what it must read as.
 struct Scene {
     dir: tempfile::TempDir,
-    sealed: Vec<Pair>,
+    lowers: Vec<PathBuf>,
     top: Pair,
     image: Option<Image>,
     model: Vec<u8>,
     stamp: u64,
+    tops: usize,
 }
 
 impl Scene {
@@ -77,7 +87,8 @@ impl Scene {
         let image = Some(top.image(Vec::new()));
         Self {
             dir,
-            sealed: Vec::new(),
+            lowers: Vec::new(),
+            tops: 1,
             top,
             image,
             model: vec![0; SECTORS * SECTOR],
@@ -90,24 +101,26 @@ impl Scene {
     }
 
     fn lowers(&self) -> Vec<Layer> {
-        let open = |pair: &Pair| LocalFile::open(&pair.data).unwrap();
-        self.sealed
-            .iter()
-            .map(|pair| Layer::open(Box::new(open(pair))).unwrap())
-            .collect()
+        self.lowers.iter().map(|path| layer(path)).collect()
     }
 
-    /// A new layer becomes the top, the old one a lower.
-    fn push(&mut self, kind: UpperKind) -> Pair {
-        let name = (self.sealed.len() + 1).to_string();
+    /// A new layer becomes the top; returns the old one.
+    fn new_top(&mut self, kind: UpperKind) -> Pair {
+        let name = self.tops.to_string();
+        self.tops += 1;
         let new = Pair::create(self.dir.path(), &name, kind, DISK_BYTES);
-        let old = std::mem::replace(&mut self.top, new);
-        let paths = Pair {
-            data: old.data.clone(),
-            index: old.index.clone(),
-        };
-        self.sealed.push(old);
-        paths
+        std::mem::replace(&mut self.top, new)
+    }
+
+    fn open(&mut self) {
+        self.image = Some(self.top.image(self.lowers()));
+    }
+
+    /// A file for a layer that is made of others.
+    fn new_layer(&self) -> (PathBuf, File) {
+        let path = self.dir.path().join(format!("{}.layer", self.tops));
+        let file = File::create_new(&path).unwrap();
+        (path, file)
     }
 
     fn act(&mut self, action: &Action) {
@@ -129,24 +142,45 @@ impl Scene {
             Action::Flush => self.image().flush().unwrap(),
             Action::Reopen => {
                 self.image = None;
-                self.image = Some(self.top.image(self.lowers()));
+                self.open();
             }
-            Action::Restack(kind) if self.sealed.len() < LOWERS_MAX => {
-                self.push(kind);
+            Action::Restack(kind) if self.lowers.len() < LOWERS_MAX => {
+                let old = self.new_top(kind);
                 let new = UpperConfig {
                     data: self.top.data.clone(),
                     index: self.top.index.clone(),
                     ..UpperConfig::default()
                 };
                 self.image().restack(&new).unwrap();
+                self.lowers.push(old.data);
             }
-            Action::Seal(kind) if self.sealed.len() < LOWERS_MAX => {
+            Action::Seal(kind) if self.lowers.len() < LOWERS_MAX => {
                 self.image = None;
-                let old = self.push(kind);
+                let old = self.new_top(kind);
                 seal(&old.data, &old.index).unwrap();
-                self.image = Some(self.top.image(self.lowers()));
+                self.lowers.push(old.data);
+                self.open();
             }
-            Action::Restack(_) | Action::Seal(_) => {}
+            Action::Commit(kind) if self.lowers.len() < LOWERS_MAX => {
+                self.image = None;
+                let (path, file) = self.new_layer();
+                let old = self.new_top(kind);
+                let upper = open_read_only(&old.data, &old.index).unwrap();
+                commit(&upper, &CompactOptions::default(), file, &mut |_, _| {}).unwrap();
+                self.lowers.push(path);
+                self.open();
+            }
+            Action::Flatten(kind) => {
+                self.image = None;
+                let (path, file) = self.new_layer();
+                let old = self.new_top(kind);
+                let upper = open_read_only(&old.data, &old.index).unwrap();
+                let options = CompactOptions::default();
+                flatten(self.lowers(), upper, &options, file, &mut |_, _| {}).unwrap();
+                self.lowers = vec![path];
+                self.open();
+            }
+            Action::Restack(_) | Action::Seal(_) | Action::Commit(_) => {}
         }
     }
 
@@ -182,7 +216,7 @@ fn run(kind: UpperKind, actions: &[Action]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_actions_reads_like_an_array(

@@ -45,9 +45,9 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         let mut content = Self::default();
-        content.write(0, &bytes);
+        content.write(0, bytes);
         content
     }
 

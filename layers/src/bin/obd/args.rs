@@ -10,7 +10,7 @@ use layers::lsmt::Uuid;
 #[command(
     name = "obd",
     version,
-    after_help = "Exit status: 0 done, 1 failed, 2 bad usage."
+    after_help = "Exit status: 0 done, 1 failed, 2 bad usage; `obd help diff` has its own."
 )]
 pub(crate) struct Args {
     /// Print JSON instead of text.
@@ -27,6 +27,7 @@ pub(crate) enum Command {
     Export(ExportArgs),
     Info(InfoArgs),
     Verify(VerifyArgs),
+    Diff(DiffArgs),
     Bench(BenchArgs),
 }
 
@@ -79,10 +80,10 @@ pub(crate) struct ExportArgs {
     pub(crate) force: bool,
 }
 
-/// Tell what layer files are: wrapper, compression, layer.
+/// Tell what layer files are: wrapper, compression, layer, and how much of a writable one is used.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
-    /// Layer files.
+    /// Layer files. Of a writable layer name both.
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
 }
@@ -93,6 +94,20 @@ pub(crate) struct VerifyArgs {
     /// Image configs or layer files.
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+}
+
+/// Tell in which MiBs, and in how many sectors, two disks differ.
+///
+/// What is behind the end of the shorter disk is compared with zeros.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 the same, 1 different, 2 trouble or bad usage.")]
+pub(crate) struct DiffArgs {
+    /// Image config, layer file (an image of that layer alone), or raw disk image.
+    pub(crate) one: PathBuf,
+    /// The same, to compare with.
+    pub(crate) other: PathBuf,
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use layers::tool::{self, FileInfo, LayerInfo, ZFileInfo};
+use layers::tool::{self, FileInfo, LayerInfo, PairInfo, Subject, ZFileInfo};
 use serde_json::{Value, json};
 
 use crate::args::InfoArgs;
@@ -13,10 +13,13 @@ use layers::command_line::console::{human, say};
 pub(crate) fn run(args: &InfoArgs, json: bool) -> layers::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let mut documents = Vec::new();
-    for path in &args.files {
-        match tool::inspect(path) {
-            Ok(info) if json => documents.push(document(path, &info)),
-            Ok(info) => print(path, &info),
+    for subject in tool::pair_up(&args.files) {
+        let told = match &subject {
+            Subject::File(path) => file(path, json),
+            Subject::Pair { data, index } => pair(data, index.as_deref(), json),
+        };
+        match told {
+            Ok(document) => documents.extend(document),
             Err(error) => code = fail(&error),
         }
     }
@@ -24,6 +27,41 @@ pub(crate) fn run(args: &InfoArgs, json: bool) -> layers::Result<ExitCode> {
         say(Value::Array(documents));
     }
     Ok(code)
+}
+
+/// Prints what the file is, or returns it as JSON.
+fn file(path: &Path, json: bool) -> layers::Result<Option<Value>> {
+    let info = tool::inspect(path)?;
+    if json {
+        return Ok(Some(document(path, &info)));
+    }
+    print(path, &info);
+    Ok(None)
+}
+
+fn pair(data: &Path, index: Option<&Path>, json: bool) -> layers::Result<Option<Value>> {
+    let info = tool::inspect_pair(data, index)?;
+    if json {
+        return Ok(Some(pair_document(data, index, &info)));
+    }
+    say(data.display());
+    line(
+        "kind",
+        match info.is_sparse {
+            true => "sparse writable layer",
+            false => "append-only writable layer",
+        },
+    );
+    if let Some(index) = index {
+        line("index file", index.display());
+    }
+    line("data file", human(info.data_file_bytes));
+    print_disk(info.virtual_size_bytes, &info.uuid, &info.parent_uuid);
+    line("segments", info.segments);
+    line("used", human(info.used_bytes));
+    line("zeroed", human(info.zeroed_bytes));
+    line("garbage", human(info.garbage_bytes));
+    Ok(None)
 }
 
 fn print(path: &Path, info: &FileInfo) {
@@ -68,16 +106,7 @@ fn print_zfile(zfile: &ZFileInfo) {
 }
 
 fn print_layer(layer: &LayerInfo) {
-    line(
-        "virtual size",
-        format_args!(
-            "{} ({} bytes)",
-            human(layer.virtual_size_bytes),
-            layer.virtual_size_bytes
-        ),
-    );
-    line("uuid", &layer.uuid);
-    line("parent uuid", &layer.parent_uuid);
+    print_disk(layer.virtual_size_bytes, &layer.uuid, &layer.parent_uuid);
     if !layer.user_tag.is_empty() {
         line("user tag", format_args!("{:?}", layer.user_tag));
     }
@@ -91,6 +120,18 @@ fn print_layer(layer: &LayerInfo) {
     if layer.is_sparse {
         line("kind", "sealed sparse upper");
     }
+}
+
+fn print_disk(bytes: u64, uuid: &str, parent_uuid: &str) {
+    match bytes {
+        0 => line("virtual size", "that of the layers below"),
+        _ => line(
+            "virtual size",
+            format_args!("{} ({bytes} bytes)", human(bytes)),
+        ),
+    }
+    line("uuid", uuid);
+    line("parent uuid", parent_uuid);
 }
 
 fn line(name: &str, value: impl std::fmt::Display) {
@@ -132,5 +173,23 @@ fn document(path: &Path, info: &FileInfo) -> Value {
             "zeroed_bytes": layer.zeroed_bytes,
             "sparse": layer.is_sparse,
         })),
+    })
+}
+
+fn pair_document(data: &Path, index: Option<&Path>, info: &PairInfo) -> Value {
+    json!({
+        "file": data.display().to_string(),
+        "file_bytes": info.data_file_bytes,
+        "writable": {
+            "index_file": index.map(|index| index.display().to_string()),
+            "sparse": info.is_sparse,
+            "virtual_size_bytes": info.virtual_size_bytes,
+            "uuid": info.uuid,
+            "parent_uuid": info.parent_uuid,
+            "segments": info.segments,
+            "used_bytes": info.used_bytes,
+            "zeroed_bytes": info.zeroed_bytes,
+            "garbage_bytes": info.garbage_bytes,
+        },
     })
 }

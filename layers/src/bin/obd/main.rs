@@ -1,7 +1,9 @@
-//! `obd`, the operator's tool: import, export, inspect, verify and measure overlaybd images.
+//! `obd`, the operator's tool: import, export, inspect, verify,
+//! compare and measure overlaybd images.
 
 mod args;
 mod bench;
+mod diff;
 mod export;
 mod import;
 mod info;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         Command::Export(command) => export::run(command, args.json),
         Command::Info(command) => info::run(command, args.json),
         Command::Verify(command) => verify::run(command, args.json),
+        Command::Diff(command) => diff::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
     };
     let code = done.unwrap_or_else(|error| fail(&error));

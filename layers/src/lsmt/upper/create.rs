@@ -4,14 +4,14 @@
 //!
 //! Source: format reference 1.6, 1.7, 10.1.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::open::DATA_START;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::SECTOR_BYTES;
+use crate::io::{OutputFile, OutputOptions};
+use crate::limits::{DISK_BYTES_MAX, SECTOR_BYTES};
 use crate::lsmt::format::{HEADER_BYTES, Record};
 use crate::lsmt::uuid::Uuid;
 
@@ -42,12 +42,12 @@ pub struct CreateOptions {
 /// returned. It survives a power cut from then on. Blocking.
 ///
 /// # Errors
-/// `Config` for a file that exists or a size that is no multiple of 512; `NotFound`, `NoSpace`,
-/// `Io`. What was made is removed then.
+/// `Exists` for a file that exists; `Config` for a size that is no multiple of 512; `NotFound`,
+/// `NoSpace`, `Io`. Nothing is left then.
 pub fn create(data: &Path, index: &Path, options: CreateOptions) -> Result<Uuid> {
     let size = options.virtual_size_bytes;
-    if !size.is_multiple_of(SECTOR_BYTES) {
-        let detail = format!("virtual size {size} is no multiple of {SECTOR_BYTES}");
+    if !size.is_multiple_of(SECTOR_BYTES) || size > DISK_BYTES_MAX {
+        let detail = format!("virtual size {size} is no multiple of {SECTOR_BYTES}, or too large");
         return Err(Error::new(ErrorKind::Config, OP, detail));
     }
     let is_sparse = options.kind == UpperKind::Sparse;
@@ -66,15 +66,13 @@ pub fn create(data: &Path, index: &Path, options: CreateOptions) -> Result<Uuid>
     } else {
         DATA_START
     };
-    let data_file = NewFile::create(data)?;
-    let index_file = NewFile::create(index)?;
-    data_file.fill(&header(true).encode(), data_size)?;
+    let files = NewPair::create(data, index)?;
+    fill(&files.data, &header(true).encode(), data_size)?;
     match is_sparse {
-        true => index_file.fill(&[], 0)?,
-        false => index_file.fill(&header(false).encode(), HEADER_BYTES as u64)?,
+        true => fill(&files.index, &[], 0)?,
+        false => fill(&files.index, &header(false).encode(), HEADER_BYTES as u64)?,
     }
-    index_file.keep()?;
-    data_file.keep()?;
+    files.publish()?;
     Ok(uuid)
 }
 
@@ -83,72 +81,44 @@ pub fn create(data: &Path, index: &Path, options: CreateOptions) -> Result<Uuid>
 /// # Errors
 /// As [`create`].
 pub fn create_raw(data: &Path, index: &Path, bytes: u64) -> Result<()> {
-    let (data, index) = (NewFile::create(data)?, NewFile::create(index)?);
-    data.fill(&[], bytes)?;
-    index.keep()?;
-    data.keep()
+    let files = NewPair::create(data, index)?;
+    fill(&files.data, &[], bytes)?;
+    files.publish()
 }
 
-/// A file that is removed again unless it is kept.
-struct NewFile {
-    file: File,
-    path: PathBuf,
-    kept: bool,
+/// Two files that appear when they are whole.
+struct NewPair {
+    data: OutputFile,
+    index: OutputFile,
 }
 
-impl NewFile {
-    fn create(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(path)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    let detail = "exists already, a layer is never overwritten";
-                    Error::new(ErrorKind::Config, OP, detail).in_file(path.display().to_string())
-                }
-                _ => failed(path, source),
-            })?;
+impl NewPair {
+    fn create(data: &Path, index: &Path) -> Result<Self> {
         Ok(Self {
-            file,
-            path: path.to_owned(),
-            kept: false,
+            data: OutputFile::create(data, OutputOptions::default())?,
+            index: OutputFile::create(index, OutputOptions::default())?,
         })
     }
 
-    fn fill(&self, header: &[u8], size: u64) -> Result<()> {
-        (&self.file)
-            .write_all(header)
-            .and_then(|()| self.file.set_len(size))
-            .map_err(|source| failed(&self.path, source))
-    }
-
-    /// The file and its name are on the device.
-    fn keep(mut self) -> Result<()> {
-        let parent = self.path.parent();
-        let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
-        self.file
-            .sync_all()
-            .and_then(|()| File::open(parent.unwrap_or(Path::new(".")))?.sync_all())
-            .map_err(|source| failed(&self.path, source))?;
-        self.kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = std::fs::remove_file(&self.path)
+    fn publish(self) -> Result<()> {
+        let index = self.index.path().to_owned();
+        self.index.publish()?;
+        // The data file comes last: an index alone is no layer.
+        let published = self.data.publish();
+        if published.is_err()
+            && let Err(error) = std::fs::remove_file(&index)
         {
-            log::warn!("{} stays behind: {error}", self.path.display());
+            log::warn!("{} stays behind: {error}", index.display());
         }
+        published
     }
 }
 
-fn failed(path: &Path, source: io::Error) -> Error {
-    Error::io(OP, source).in_file(path.display().to_string())
+fn fill(output: &OutputFile, header: &[u8], size: u64) -> Result<()> {
+    let mut file = output.file();
+    file.write_all(header)
+        .and_then(|()| file.set_len(size))
+        .map_err(|source| Error::io(OP, source).in_file(output.path().display().to_string()))
 }
 
 impl Uuid {

@@ -37,7 +37,7 @@ use super::stack::{Stack, sector_range, take_sectors};
 use super::uuid::Uuid;
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::SECTOR_BYTES;
+use crate::limits::{DISK_BYTES_MAX, SECTOR_BYTES};
 use crate::read_at::{Progress, Wait};
 use crate::write_at::WriteAt;
 
@@ -45,7 +45,7 @@ pub use batch::WriteBatch;
 pub use create::{CreateOptions, UpperKind, create, create_raw};
 pub use gate::{Gate, Pass};
 pub use index::UpperIndex;
-pub use open::open_read_only;
+pub use open::{open_read_only, read_only_from_files};
 pub use seal::seal;
 
 /// Mappings that one look at the index takes along.
@@ -122,6 +122,12 @@ impl Upper {
         }
     }
 
+    /// A copy of the index: sorted mappings, tags 0.
+    #[must_use]
+    pub fn mappings(&self) -> Vec<Mapping> {
+        self.index().iter().collect()
+    }
+
     /// What of the data file is in use.
     #[must_use]
     pub fn usage(&self) -> UpperUsage {
@@ -146,8 +152,8 @@ impl Upper {
     pub fn grow(&self, bytes: u64) -> Result<()> {
         const OP: &str = "resize layer";
         let now = self.virtual_size_bytes();
-        if bytes < now || !bytes.is_multiple_of(SECTOR_BYTES) {
-            let detail = format!("{bytes} bytes are less than {now} or no multiple of 512");
+        if bytes < now || bytes > DISK_BYTES_MAX || !bytes.is_multiple_of(SECTOR_BYTES) {
+            let detail = format!("{bytes} is less than {now}, too large, or no multiple of 512");
             return Err(Error::new(ErrorKind::Config, OP, detail).in_file(self.data().name()));
         }
         if self.kind() == UpperKind::Sparse {

@@ -14,7 +14,7 @@ use super::sparse::{self, SparseLayer};
 use super::{Kind, Upper};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Access, UpperFile};
-use crate::limits::SECTOR_BYTES;
+use crate::limits::{DISK_BYTES_MAX, SECTOR_BYTES};
 use crate::lsmt::format::{HEADER_BYTES, Record, RecordKind};
 use crate::lsmt::layer::Layer;
 use crate::read_at::ReadAt;
@@ -66,19 +66,27 @@ impl Upper {
 /// As [`Upper::open`].
 pub fn open_read_only(data: &Path, index: &Path) -> Result<Layer> {
     let data = UpperFile::open_locked(data, Access::Read)?;
-    let index_file = UpperFile::open(index, Access::Read)?;
-    let headers = Headers::read(&data, &index_file)?;
+    let index = UpperFile::open(index, Access::Read)?;
+    read_only_from_files(Box::new(data), &index)
+}
+
+/// As [`open_read_only`], over any files; nothing is locked.
+///
+/// # Errors
+/// As [`open_read_only`].
+pub fn read_only_from_files(data: Box<dyn WriteAt>, index_file: &dyn ReadAt) -> Result<Layer> {
+    let headers = Headers::read(&*data, index_file)?;
     let mappings = match headers.data.is_sparse() {
-        true => sparse::extents(&data, headers.layer.virtual_size_bytes)?,
+        true => sparse::extents(&*data, headers.layer.virtual_size_bytes)?,
         false => {
-            let replayed = replay(&index_file, &data)?;
+            let replayed = replay(index_file, &*data)?;
             replayed.warn_dropped(index_file.name());
             replayed.index
         }
     };
     let mappings = mappings.iter().collect();
     Ok(Layer::from_parts(
-        Box::new(data),
+        data,
         headers.data,
         headers.layer,
         mappings,
@@ -127,9 +135,9 @@ fn read_header(file: &dyn ReadAt) -> Result<Record> {
         let detail = "no LSMT magic: not a file of a writable layer";
         Error::corrupt(OP, detail).in_file(file.name())
     })?;
-    if !record.virtual_size_bytes.is_multiple_of(SECTOR_BYTES) {
-        let size = record.virtual_size_bytes;
-        let detail = format!("virtual size {size} is no multiple of {SECTOR_BYTES}");
+    let size = record.virtual_size_bytes;
+    if !size.is_multiple_of(SECTOR_BYTES) || size > DISK_BYTES_MAX {
+        let detail = format!("virtual size {size} is no multiple of {SECTOR_BYTES}, or too large");
         return Err(Error::corrupt(OP, detail).in_file(file.name()));
     }
     Ok(record)

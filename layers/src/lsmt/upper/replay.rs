@@ -100,7 +100,8 @@ fn for_each_entry(
     entries: u64,
     mut entry: impl FnMut(u64, LogEntry) -> Result<()>,
 ) -> Result<()> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let all = usize::try_from(entries * ENTRY_BYTES as u64).unwrap_or(usize::MAX);
+    let mut chunk = vec![0; CHUNK_BYTES.min(all)];
     let mut number = 0;
     while number < entries {
         let wanted = (entries - number).min((CHUNK_BYTES / ENTRY_BYTES) as u64);

@@ -1,6 +1,6 @@
 //! An output file that appears under its name only when it is whole.
 //!
-//! import | commit | merge | zfile | export -> **output file** -> unnamed file
+//! tool | lsmt upper (create) -> **output file** -> unnamed file
 //!
 //! Written without a name (where the file system cannot do that, under a temporary one in the same
 //! directory), flushed to disk, then named. Whatever fails or dies before leaves the final name

@@ -1,0 +1,91 @@
+//! `obd diff A B`.
+
+use std::process::ExitCode;
+
+use layers::command_line::console::{human, progress_bar, reporter, say};
+use layers::config::ServiceConfig;
+use layers::tool::{self, DiffRange, DiffReport, Disk};
+use serde_json::json;
+
+use crate::args::DiffArgs;
+use crate::fail;
+
+/// As with diff(1), 1 is taken.
+const TROUBLE: u8 = 2;
+
+pub(crate) fn run(args: &DiffArgs, json: bool) -> layers::Result<ExitCode> {
+    let report = match compare(args) {
+        Ok(report) => report,
+        Err(error) => {
+            fail(&error);
+            return Ok(ExitCode::from(TROUBLE));
+        }
+    };
+    if json {
+        say(document(&report));
+    } else {
+        print(args, &report);
+    }
+    Ok(match report.is_same() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn compare(args: &DiffArgs) -> layers::Result<DiffReport> {
+    let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
+    let one = Disk::open(&args.one, &service)?;
+    let other = Disk::open(&args.other, &service)?;
+    let bar = progress_bar("comparing");
+    let report = tool::diff(&one, &other, &mut reporter(&bar));
+    bar.finish_and_clear();
+    report
+}
+
+fn print(args: &DiffArgs, report: &DiffReport) {
+    for range in &report.ranges {
+        say(format_args!("{}: {}", place(range), sectors(range.sectors)));
+    }
+    let [one, other] = report.sizes_bytes;
+    if one != other {
+        let (one_name, other_name) = (args.one.display(), args.other.display());
+        say(format_args!(
+            "sizes: {one} bytes {one_name}, {other} bytes {other_name}"
+        ));
+    }
+    match report.sectors() {
+        0 if one == other => say(format_args!("the same: disks of {}", human(one))),
+        0 => say("the longer one ends in zeros; nothing else is different"),
+        number => say(format_args!("{} different", sectors(number))),
+    }
+}
+
+fn place(range: &DiffRange) -> String {
+    match (range.first_mib, range.last_mib) {
+        (first, last) if first == last => format!("MiB {first}"),
+        (first, last) => format!("MiB {first} to {last}"),
+    }
+}
+
+fn sectors(number: u64) -> String {
+    match number {
+        1 => "1 sector".to_owned(),
+        _ => format!("{number} sectors"),
+    }
+}
+
+fn document(report: &DiffReport) -> serde_json::Value {
+    let ranges = report.ranges.iter().map(|range| {
+        json!({
+            "first_mib": range.first_mib,
+            "last_mib": range.last_mib,
+            "sectors": range.sectors,
+        })
+    });
+    json!({
+        "same": report.is_same(),
+        "sizes_bytes": report.sizes_bytes,
+        "sectors": report.sectors(),
+        "ranges": ranges.collect::<Vec<_>>(),
+    })
+}

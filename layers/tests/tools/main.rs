@@ -1,0 +1,12 @@
+//! The `overlaybd-*` programs, run as their callers run them.
+#![cfg(test)]
+
+mod commit;
+mod create;
+mod diff;
+mod info;
+mod merge;
+mod outputs;
+mod resize;
+mod support;
+mod zfile;
