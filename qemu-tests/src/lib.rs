@@ -11,13 +11,14 @@
 //! |---|---|
 //! | [`lab`] | one test: its directory, its deadline, its verdict over all logs |
 //! | [`guest_assets`] | kernel, initramfs, Debian tree and raw disk, made once by `scripts/make-guest` |
-//! | [`programs`] | the daemon and `obd`, built by cargo |
-//! | [`image`] | image configs over layers, layers imported from raw disks |
+//! | [`programs`] | the programs under test, built by cargo |
+//! | [`image`] | image configs over layers, imported from raw disks, new writable ones |
 //! | [`daemon`] | one `overlaybd-vhost-blk`: start, kill, start again, stop |
 //! | [`vm`] | one qemu: disks, boot, reset, kill |
 //! | [`serial`] | shell commands in the guest, over a serial line |
 //! | [`qmp`] | qemu's control socket |
-//! | [`load`] | one disk read by `blkio` instead of a guest: whole-disk compare, rate and latency |
+//! | [`load`] | one disk used by `blkio` instead of a guest: whole-disk compare, rate and latency |
+//! | [`small_file_system`] | a file system of the host that is soon full |
 //! | [`process`] | a child that never outlives the test |
 //! | [`deadline`] | the bound of every wait |
 
@@ -31,4 +32,5 @@ pub mod process;
 pub mod programs;
 pub mod qmp;
 pub mod serial;
+pub mod small_file_system;
 pub mod vm;

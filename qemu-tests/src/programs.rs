@@ -1,8 +1,9 @@
-//! The programs under test: `overlaybd-vhost-blk` and `obd`.
+//! The programs under test: `overlaybd-vhost-blk`, `obd`, `overlaybd-create`.
 //!
 //! Built once per test run by cargo, in the profile of the tests, so that `cargo test` alone
-//! always tests the present source. `OBD_PROGRAMS_DIR` names a directory with both built before.
+//! always tests the present source. `OBD_PROGRAMS_DIR` names a directory where they were built before.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -10,13 +11,15 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-/// Where the two programs are.
+/// Where the programs are.
 #[derive(Debug)]
 pub struct Programs {
     /// `overlaybd-vhost-blk`
     pub daemon: PathBuf,
     /// `obd`
     pub obd: PathBuf,
+    /// `overlaybd-create`
+    pub create: PathBuf,
 }
 
 impl Programs {
@@ -38,20 +41,18 @@ impl Programs {
             return Ok(Self {
                 daemon: dir.join("overlaybd-vhost-blk"),
                 obd: dir.join("obd"),
+                create: dir.join("overlaybd-create"),
             });
         }
-        let mut daemon = None;
-        let mut obd = None;
-        for (name, path) in build()? {
-            match name.as_str() {
-                "overlaybd-vhost-blk" => daemon = Some(path),
-                "obd" => obd = Some(path),
-                _ => {}
-            }
-        }
+        let built: HashMap<String, PathBuf> = build()?.into_iter().collect();
+        let find = |name: &str| {
+            let path = built.get(name).cloned();
+            path.with_context(|| format!("cargo built no {name}"))
+        };
         Ok(Self {
-            daemon: daemon.context("cargo built no overlaybd-vhost-blk")?,
-            obd: obd.context("cargo built no obd")?,
+            daemon: find("overlaybd-vhost-blk")?,
+            obd: find("obd")?,
+            create: find("overlaybd-create")?,
         })
     }
 }
@@ -82,7 +83,9 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
         "--quiet",
         "--message-format=json-render-diagnostics",
     ]);
-    cargo.args(["--bin", "overlaybd-vhost-blk", "--bin", "obd"]);
+    for name in ["overlaybd-vhost-blk", "obd", "overlaybd-create"] {
+        cargo.args(["--bin", name]);
+    }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

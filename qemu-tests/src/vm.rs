@@ -27,6 +27,9 @@ const COMMAND_SECONDS: u64 = 120;
 /// Guest memory: the initramfs, a Debian shell and some page cache.
 const MEMORY_MIB: u32 = 512;
 
+const NO_IO_ERRORS: &str =
+    "dmesg >/run/dmesg && ! grep -i -e 'i/o error' -e 'ext4-fs error' /run/dmesg";
+
 /// What a machine is made of, before it is started.
 #[derive(Debug)]
 pub struct VmBuilder<'lab> {
@@ -68,11 +71,19 @@ impl<'lab> VmBuilder<'lab> {
         self
     }
 
-    /// Makes the first disk the root file system: commands run in what is on it.
+    /// Makes the first disk the root file system, which is only read: commands run in what is on it.
     #[must_use]
     pub fn root_on_first_disk(mut self) -> Self {
         self.kernel_arguments.push_str(" obd.root=/dev/vda");
         self
+    }
+
+    /// As [`VmBuilder::root_on_first_disk`], and the guest may write.
+    #[must_use]
+    pub fn writable_root_on_first_disk(self) -> Self {
+        let mut builder = self.root_on_first_disk();
+        builder.kernel_arguments.push_str(" rw");
+        builder
     }
 
     /// Number of virtual CPUs.
@@ -235,14 +246,31 @@ impl Vm<'_> {
         self.process.kill()
     }
 
+    /// The guest with a writable root disk ends itself in order, as with poweroff(8); its kernel must
+    /// not have met an I/O error.
+    ///
+    /// # Errors
+    /// As [`Vm::shut_down`].
+    pub fn power_off(mut self) -> Result<()> {
+        self.run(NO_IO_ERRORS)?;
+        self.run("sync && mount -o remount,ro /")?;
+        self.serial.start("/run/busybox poweroff -f")?;
+        self.collect()
+    }
+
     /// Ends the machine in order; its kernel must not have met an I/O error.
     ///
     /// # Errors
     /// When the guest's kernel log shows one, or qemu does not end.
     pub fn shut_down(mut self) -> Result<()> {
-        self.run("dmesg >/run/dmesg && ! grep -i -e 'i/o error' -e 'ext4-fs error' /run/dmesg")?;
+        self.run(NO_IO_ERRORS)?;
         let deadline = self.lab.deadline(COMMAND_SECONDS);
         self.qmp.execute("quit", deadline)?;
+        self.collect()
+    }
+
+    fn collect(mut self) -> Result<()> {
+        let deadline = self.lab.deadline(COMMAND_SECONDS);
         self.serial.wait_until_closed(deadline)?;
         let status = self.process.collect()?;
         anyhow::ensure!(status.success(), "qemu ended with {status}");

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use qemu_tests::load::disk::{Completions, Disk};
-use qemu_tests::load::measure::{self, Plan};
-use qemu_tests::load::pattern::Mode;
+use qemu_tests::load::disk::{Completions, Disk, Setup, Span};
+use qemu_tests::load::measure::{self, Action, Plan};
+use qemu_tests::load::pattern::{Mode, Pattern};
 use qemu_tests::load::verify::whole_disk;
+use qemu_tests::load::writes::Writes;
 use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
@@ -27,12 +28,9 @@ impl Served {
         let dir = tempfile::tempdir().unwrap();
         let raw = dir.path().join("raw");
         std::fs::write(&raw, bytes).unwrap();
-        let blockdev = format!(
-            "driver=file,node-name=disk,read-only=on,filename={}",
-            raw.display()
-        );
+        let blockdev = format!("driver=file,node-name=disk,filename={}", raw.display());
         let export = format!(
-            "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={}",
+            "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path={}",
             dir.path().join("socket").display()
         );
         let mut daemon = Command::new("qemu-storage-daemon")
@@ -60,19 +58,36 @@ impl Served {
         self.dir.path().join("socket")
     }
 
+    fn connect(&self, slots: usize) -> Disk {
+        Disk::connect(&self.socket(), setup(slots)).unwrap()
+    }
+
     fn plan(&self) -> Plan {
         Plan {
             socket: self.socket(),
             completions: Completions::Interrupt,
             mode: Mode::Rand,
-            read_bytes: 4096,
+            request_bytes: 4096,
             depth: 8,
+            span_bytes: None,
             window: Duration::from_millis(300),
+            requests: None,
             seed: 1,
             server: Some(self.daemon.id()),
             ignored: Vec::new(),
-            compare: Some(self.raw()),
+            action: Action::Read {
+                compare: Some(self.raw()),
+            },
         }
+    }
+}
+
+fn setup(slots: usize) -> Setup {
+    Setup {
+        completions: Completions::Interrupt,
+        writable: true,
+        slots,
+        slot_bytes: 4096,
     }
 }
 
@@ -164,7 +179,9 @@ fn a_measurement_that_compares_stops_at_a_wrong_byte() {
     std::fs::write(&other, distinct_sectors(64 << 10)).unwrap();
     change_byte(&other, 4096);
     let plan = Plan {
-        compare: Some(other),
+        action: Action::Read {
+            compare: Some(other),
+        },
         ..served.plan()
     };
     let error = measure::run(&plan).unwrap_err();
@@ -174,12 +191,12 @@ fn a_measurement_that_compares_stops_at_a_wrong_byte() {
 #[test]
 fn reads_that_the_server_refuses_are_counted_as_errors() {
     let served = Served::new(&distinct_sectors(MIB));
-    let mut disk = Disk::connect(&served.socket(), Completions::Interrupt, 1, 4096).unwrap();
-    let beyond = qemu_tests::load::disk::Read {
+    let mut disk = served.connect(1);
+    let beyond = Span {
         offset: 2 << 20,
         len: 4096,
     };
-    disk.submit(0, beyond).unwrap();
+    disk.submit_read(0, beyond).unwrap();
     let mut finished = Vec::new();
     disk.wait(&mut finished).unwrap();
     assert_eq!(finished.len(), 1);
@@ -189,16 +206,16 @@ fn reads_that_the_server_refuses_are_counted_as_errors() {
 #[test]
 fn a_slot_in_flight_can_neither_be_read_nor_used_again() {
     let served = Served::new(&distinct_sectors(MIB));
-    let mut disk = Disk::connect(&served.socket(), Completions::Interrupt, 2, 4096).unwrap();
-    let read = qemu_tests::load::disk::Read {
+    let mut disk = served.connect(2);
+    let read = Span {
         offset: 0,
         len: 512,
     };
-    disk.submit(1, read).unwrap();
+    disk.submit_read(1, read).unwrap();
     assert!(disk.copy_from_slot(1, &mut [0; 512]).is_err());
     assert!(disk.fill_slot(1, 0).is_err());
-    assert!(disk.submit(1, read).is_err());
-    assert!(disk.submit(2, read).is_err());
+    assert!(disk.submit_read(1, read).is_err());
+    assert!(disk.submit_read(2, read).is_err());
     let mut finished = Vec::new();
     disk.wait(&mut finished).unwrap();
     disk.copy_from_slot(1, &mut [0; 512]).unwrap();
@@ -207,9 +224,109 @@ fn a_slot_in_flight_can_neither_be_read_nor_used_again() {
 #[test]
 fn a_socket_nobody_listens_at_is_an_error_that_names_it() {
     let missing = Path::new("/nonexistent/socket");
-    let error = Disk::connect(missing, Completions::Interrupt, 1, 4096).unwrap_err();
+    let error = Disk::connect(missing, setup(1)).unwrap_err();
     assert!(
         error.to_string().contains("/nonexistent/socket"),
         "{error:#}"
     );
+}
+
+#[test]
+fn after_a_load_of_writes_and_flushes_every_place_holds_the_last_write() {
+    let served = Served::new(&distinct_sectors(4 * MIB));
+    for completions in [Completions::Interrupt, Completions::Poll] {
+        let plan = Plan {
+            completions,
+            span_bytes: Some(3 << 20),
+            action: Action::Write {
+                flush_every: Some(10),
+                read_back: true,
+            },
+            ..served.plan()
+        };
+        let report = measure::run(&plan).unwrap();
+        assert_eq!(report.errors, 0);
+        assert!(report.requests > 0);
+        assert!(report.flushes > 0);
+        assert!(report.flushes <= report.requests / 10 + 8, "{report:?}");
+        assert!((1..=768).contains(&report.read_back.unwrap()), "{report:?}");
+    }
+    let beyond = &std::fs::read(served.raw()).unwrap()[3 * MIB..];
+    assert_eq!(beyond, &distinct_sectors(4 * MIB)[3 * MIB..]);
+}
+
+/// Writes all 16 blocks of a disk of 64 KiB.
+fn write_all(disk: &mut Disk) -> Writes {
+    let mut writes = Writes::new(4096, 64 << 10, 1, None).unwrap();
+    writes.fill_slots(disk).unwrap();
+    let mut pattern = Pattern::new(Mode::Seq, 4096, 64 << 10, 0).unwrap();
+    let mut finished = Vec::new();
+    for _ in 0..16 {
+        let span = writes.prepare(disk, 0, &mut pattern).unwrap();
+        disk.submit_write(0, span).unwrap();
+        disk.wait(&mut finished).unwrap();
+        writes
+            .finished(span, finished.pop().unwrap().status == 0)
+            .unwrap();
+    }
+    writes
+}
+
+#[test]
+fn a_written_sector_that_is_lost_misplaced_or_damaged_is_found_and_named() {
+    let served = Served::new(&distinct_sectors(64 << 10));
+    let mut disk = served.connect(1);
+    let writes = write_all(&mut disk);
+    assert_eq!(writes.read_back(&mut disk).unwrap(), 16);
+    let written = std::fs::read(served.raw()).unwrap();
+    let verdict_on = |bytes: &[u8], disk: &mut Disk| {
+        std::fs::write(served.raw(), bytes).unwrap();
+        writes.read_back(disk).unwrap_err().to_string()
+    };
+
+    let mut lost = written.clone();
+    lost[9 * 512..10 * 512].fill(0);
+    let error = verdict_on(&lost, &mut disk);
+    assert!(
+        error.contains("byte 4608 should be of write 1 and is zeros"),
+        "{error}"
+    );
+
+    let mut misplaced = written.clone();
+    misplaced.copy_within(8192..8704, 512);
+    let error = verdict_on(&misplaced, &mut disk);
+    assert!(error.contains("is of write 2 at byte 8192"), "{error}");
+
+    let mut damaged = written;
+    damaged[40_000] ^= 1;
+    let error = verdict_on(&damaged, &mut disk);
+    assert!(
+        error.contains("byte 39936 of write 9 is damaged"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_load_of_more_writes_at_a_time_than_the_disk_has_room_for_is_refused() {
+    assert!(Writes::new(4096, 64 << 10, 9, None).is_err());
+    assert!(Writes::new(4096, 64 << 10, 8, Some(0)).is_err());
+    assert!(Writes::new(4096, 64 << 10, 8, Some(1)).is_ok());
+}
+
+#[test]
+fn as_many_sequential_writes_as_the_disk_has_blocks_fill_it() {
+    let served = Served::new(&distinct_sectors(4 * MIB));
+    let plan = Plan {
+        mode: Mode::Seq,
+        window: Duration::from_secs(60),
+        requests: Some(1024),
+        action: Action::Write {
+            flush_every: None,
+            read_back: true,
+        },
+        ..served.plan()
+    };
+    let report = measure::run(&plan).unwrap();
+    assert!((1024..1040).contains(&report.requests), "{report:?}");
+    assert_eq!(report.read_back, Some(1024));
 }

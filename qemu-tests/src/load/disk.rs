@@ -24,7 +24,7 @@ const COMPLETIONS_PER_WAIT: usize = 64;
 /// Buffers start at multiples of this many bytes.
 const SLOT_ALIGNMENT: usize = 4096;
 
-/// How the client learns that a read has finished.
+/// How the client learns that a request has finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Completions {
     /// Sleeps until the server signals, as a guest with interrupts does.
@@ -33,22 +33,35 @@ pub enum Completions {
     Poll,
 }
 
-/// One read request.
+/// A part of the disk that is read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Read {
+pub struct Span {
     /// Where it starts, in bytes; a multiple of 512.
     pub offset: u64,
-    /// Bytes wanted; a multiple of 512, at most the slot size.
+    /// Bytes; a multiple of 512, at most the slot size.
     pub len: usize,
 }
 
-/// A read that the server has finished.
+/// A request that the server has finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finished {
-    /// The slot that [`Disk::submit`] was given.
+    /// The slot that it was submitted with.
     pub slot: usize,
     /// Zero, or a negative errno.
     pub status: i32,
+}
+
+/// How to use a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// How the client waits.
+    pub completions: Completions,
+    /// Also writes and flushes.
+    pub writable: bool,
+    /// Requests in flight at most.
+    pub slots: usize,
+    /// Bytes of a request at most.
+    pub slot_bytes: usize,
 }
 
 /// A connected disk with its queue started.
@@ -74,26 +87,20 @@ impl fmt::Debug for Disk {
 impl Disk {
     /// Connects to the server that listens at `socket` and starts one queue.
     ///
-    /// At most `slots` requests of at most `slot_bytes` bytes can be in flight.
-    ///
     /// # Errors
     /// No server there, a refused handshake, no memory for the buffers.
-    pub fn connect(
-        socket: &Path,
-        completions: Completions,
-        slots: usize,
-        slot_bytes: usize,
-    ) -> Result<Self> {
+    pub fn connect(socket: &Path, setup: Setup) -> Result<Self> {
+        let slots = setup.slots;
         ensure!(slots > 0, "at least one request must be in flight");
-        ensure!(slot_bytes > 0, "a request reads at least one sector");
+        ensure!(setup.slot_bytes > 0, "a request is at least one sector");
         let path = socket.to_str().context("the socket path is not UTF-8")?;
         let mut driver = Blkio::new("virtio-blk-vhost-user")?;
         driver.set_str("path", path)?;
-        driver.set_bool("read-only", true)?;
+        driver.set_bool("read-only", !setup.writable)?;
         driver
             .connect()
             .with_context(|| format!("connect to {path}"))?;
-        let (interrupt, poll) = match completions {
+        let (interrupt, poll) = match setup.completions {
             Completions::Interrupt => (1, 0),
             Completions::Poll => (0, 1),
         };
@@ -106,7 +113,7 @@ impl Disk {
             .or_else(|| started.poll_queues.pop())
             .context("the driver started no queue")?;
 
-        let slot_bytes = slot_bytes.next_multiple_of(SLOT_ALIGNMENT);
+        let slot_bytes = setup.slot_bytes.next_multiple_of(SLOT_ALIGNMENT);
         let alignment = usize::try_from(driver.get_u64("mem-region-alignment")?)?;
         let bytes = slots
             .checked_mul(slot_bytes)
@@ -142,15 +149,41 @@ impl Disk {
     ///
     /// # Errors
     /// The slot is taken or does not exist, or the request does not fit in it.
-    pub fn submit(&mut self, slot: usize, read: Read) -> Result<()> {
-        ensure!(read.len <= self.slot_bytes, "{read:?} exceeds its buffer");
+    pub fn submit_read(&mut self, slot: usize, span: Span) -> Result<()> {
+        let buffer = self.take_slot(slot, span.len)?;
+        self.queue
+            .read(span.offset, buffer, span.len, slot, ReqFlags::empty());
+        Ok(())
+    }
+
+    /// Queues a write of what `slot` holds.
+    ///
+    /// # Errors
+    /// As [`Disk::submit_read`].
+    pub fn submit_write(&mut self, slot: usize, span: Span) -> Result<()> {
+        let buffer = self.take_slot(slot, span.len)?;
+        self.queue
+            .write(span.offset, buffer, span.len, slot, ReqFlags::empty());
+        Ok(())
+    }
+
+    /// Queues a flush under the name of `slot`.
+    ///
+    /// # Errors
+    /// The slot is taken or does not exist.
+    pub fn submit_flush(&mut self, slot: usize) -> Result<()> {
+        self.take_slot(slot, 0)?;
+        self.queue.flush(slot, ReqFlags::empty());
+        Ok(())
+    }
+
+    fn take_slot(&mut self, slot: usize, len: usize) -> Result<*mut u8> {
+        ensure!(len <= self.slot_bytes, "{len} bytes exceed a buffer");
         let buffer = self.idle_slot(slot)?;
         if let Some(flag) = self.in_flight.get_mut(slot) {
             *flag = true;
         }
-        self.queue
-            .read(read.offset, buffer, read.len, slot, ReqFlags::empty());
-        Ok(())
+        Ok(buffer)
     }
 
     /// Sends what was submitted, waits for at least one completion and appends all there are
@@ -189,6 +222,21 @@ impl Disk {
         // SAFETY: `buffer` is valid for `slot_bytes` bytes, `bytes` is not longer, and the two
         // cannot overlap since `bytes` is exclusive and never lies in the region.
         unsafe { std::ptr::copy_nonoverlapping(buffer, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies `bytes` to `at` inside an idle slot.
+    ///
+    /// # Errors
+    /// A request is in flight there, or the slot is shorter.
+    pub fn copy_to_slot(&self, slot: usize, at: usize, bytes: &[u8]) -> Result<()> {
+        let end = at.checked_add(bytes.len());
+        let fits = end.is_some_and(|end| end <= self.slot_bytes);
+        ensure!(fits, "the slot is shorter");
+        let buffer = self.idle_slot(slot)?.wrapping_add(at);
+        // SAFETY: `at..at + bytes.len()` is inside the slot, which no request uses; `bytes` never
+        // lies in the region.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer, bytes.len()) };
         Ok(())
     }
 

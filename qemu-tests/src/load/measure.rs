@@ -1,8 +1,8 @@
-//! A fixed number of reads in flight for a fixed time: rate, latency, processor time.
+//! A fixed number of requests in flight for a fixed time: rate, latency, processor time.
 //!
-//! **measure** -> pattern (which read) -> disk (submit, wait)
+//! **measure** -> pattern (which part of the disk) -> reference, writes (its bytes) -> disk (submit, wait)
 //!
-//! Invariants: only reads that finish inside the window count; the window starts after
+//! Invariants: only reads or writes that finish inside the window count; the window starts after
 //! [`RAMP`], when both sides have settled; latency is from submission to the moment the client
 //! sees the completion, its own wake-up included.
 
@@ -14,9 +14,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::cpu::{self, HostTime, Process};
-use super::disk::{Completions, Disk, Finished, Read};
+use super::disk::{Completions, Disk, Finished, Setup, Span};
 use super::pattern::{Mode, Pattern};
 use super::reference::Reference;
+use super::writes::Writes;
 
 /// Load before the window.
 pub const RAMP: Duration = Duration::from_millis(250);
@@ -33,32 +34,57 @@ pub struct Plan {
     pub completions: Completions,
     /// The order of the offsets.
     pub mode: Mode,
-    /// Bytes a read.
-    pub read_bytes: usize,
-    /// Reads in flight.
+    /// Bytes a request.
+    pub request_bytes: usize,
+    /// Requests in flight.
     pub depth: usize,
+    /// Keep to the first so many bytes of the disk.
+    pub span_bytes: Option<u64>,
     /// Length of the window.
     pub window: Duration,
+    /// End the window after so many requests; there is no load before it then.
+    pub requests: Option<u64>,
     /// Names the random sequence.
     pub seed: u64,
     /// The server, when its processor time is wanted.
     pub server: Option<u32>,
     /// Processes whose time is not the neighbours'.
     pub ignored: Vec<u32>,
-    /// A raw image to compare every read with.
-    pub compare: Option<PathBuf>,
+    /// Read or write.
+    pub action: Action,
+}
+
+/// What the requests do.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Read, and compare every read with a raw image if there is one.
+    Read {
+        /// The raw image.
+        compare: Option<PathBuf>,
+    },
+    /// Write.
+    Write {
+        /// A flush after each so many writes.
+        flush_every: Option<u64>,
+        /// Read every place afterwards and compare it with what was written last.
+        read_back: bool,
+    },
 }
 
 /// What was seen in the window.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Report {
-    /// Reads that finished.
+    /// Reads or writes that finished.
     pub requests: u64,
-    /// Reads among them that the server failed.
+    /// Those among them that the server failed, and failed flushes.
     pub errors: u64,
+    /// Flushes that finished.
+    pub flushes: u64,
+    /// Blocks that were read back and hold what was written last.
+    pub read_back: Option<u64>,
     /// Length of the window.
     pub seconds: f64,
-    /// Reads a second.
+    /// Reads or writes a second.
     pub iops: f64,
     /// Millions of bytes a second.
     pub mb_per_s: f64,
@@ -70,7 +96,7 @@ pub struct Report {
     pub p999_us: f64,
     /// Processor time of the server in the window, seconds.
     pub server_cpu_s: Option<f64>,
-    /// The same a read, microseconds.
+    /// The same a request, microseconds.
     pub server_cpu_us_per_request: Option<f64>,
     /// Share of one processor that the server used.
     pub server_busy: Option<f64>,
@@ -87,19 +113,22 @@ pub struct Report {
 /// Runs `plan` on the calling thread.
 ///
 /// # Errors
-/// The connection fails or stalls, or a compared read differs from the raw image.
+/// The connection fails or stalls; a compared read differs from the raw image or from what was
+/// written.
 pub fn run(plan: &Plan) -> Result<Report> {
     ensure!(!plan.window.is_zero(), "a window has a length");
-    let mut disk = Disk::connect(&plan.socket, plan.completions, plan.depth, plan.read_bytes)?;
+    let setup = Setup {
+        completions: plan.completions,
+        writable: matches!(plan.action, Action::Write { .. }),
+        slots: plan.depth,
+        slot_bytes: plan.request_bytes,
+    };
+    let mut disk = Disk::connect(&plan.socket, setup)?;
     let capacity = disk.capacity()?;
-    let pattern = Pattern::new(plan.mode, plan.read_bytes, capacity, plan.seed)?;
-    let reference = plan.compare.as_deref().map(Reference::open).transpose()?;
-    if let Some(reference) = &reference {
-        reference.check_capacity(capacity)?;
-    }
+    let span = plan.span_bytes.unwrap_or(capacity).min(capacity);
     let mut pump = Pump {
-        pattern,
-        reference,
+        pattern: Pattern::new(plan.mode, plan.request_bytes, span, plan.seed)?,
+        bytes: Bytes::new(plan, &disk, span)?,
         requests: vec![None; plan.depth],
         finished: Vec::with_capacity(plan.depth),
         tally: Tally::new()?,
@@ -107,45 +136,109 @@ pub fn run(plan: &Plan) -> Result<Report> {
     for slot in 0..plan.depth {
         pump.submit(&mut disk, slot, Instant::now())?;
     }
-    pump.turn_until(&mut disk, Instant::now() + RAMP)?;
+    if plan.requests.is_none() {
+        pump.turn_until(&mut disk, Instant::now() + RAMP, u64::MAX)?;
+    }
 
     pump.tally = Tally::new()?;
     let before = CpuUse::now(plan)?;
     let start = Instant::now();
-    pump.turn_until(&mut disk, start + plan.window)?;
+    let requests = plan.requests.unwrap_or(u64::MAX);
+    pump.turn_until(&mut disk, start + plan.window, requests)?;
     let seconds = start.elapsed().as_secs_f64();
     let after = CpuUse::now(plan)?;
 
-    let report = pump.tally.report(plan, seconds, before, after);
+    let mut report = pump.tally.report(plan, seconds, before, after);
     pump.drain(&mut disk)?;
+    if let (Bytes::Written(writes), true) = (&pump.bytes, plan.action.reads_back()) {
+        report.read_back = Some(writes.read_back(&mut disk)?);
+    }
     Ok(report)
+}
+
+impl Action {
+    fn reads_back(&self) -> bool {
+        matches!(
+            self,
+            Self::Write {
+                read_back: true,
+                ..
+            }
+        )
+    }
+}
+
+/// Where the bytes come from, or what they are compared with.
+enum Bytes {
+    Read(Option<Reference>),
+    Written(Writes),
+}
+
+impl Bytes {
+    fn new(plan: &Plan, disk: &Disk, span: u64) -> Result<Self> {
+        match &plan.action {
+            Action::Read { compare } => {
+                let reference = compare.as_deref().map(Reference::open).transpose()?;
+                if let Some(reference) = &reference {
+                    reference.check_capacity(disk.capacity()?)?;
+                }
+                Ok(Self::Read(reference))
+            }
+            Action::Write { flush_every, .. } => {
+                let writes = Writes::new(plan.request_bytes, span, plan.depth, *flush_every)?;
+                writes.fill_slots(disk)?;
+                Ok(Self::Written(writes))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Request {
+    Data(Span),
+    Flush,
 }
 
 /// Keeps every slot in flight.
 struct Pump {
     pattern: Pattern,
-    reference: Option<Reference>,
+    bytes: Bytes,
     /// By slot: what is in flight since when.
-    requests: Vec<Option<(Read, Instant)>>,
+    requests: Vec<Option<(Request, Instant)>>,
     finished: Vec<Finished>,
     tally: Tally,
 }
 
 impl Pump {
     fn submit(&mut self, disk: &mut Disk, slot: usize, now: Instant) -> Result<()> {
-        let read = self.pattern.next_read();
-        if let Some(reference) = &self.reference {
-            reference.prepare(disk, slot)?;
-        }
-        disk.submit(slot, read)?;
-        *self.requests.get_mut(slot).context("no such slot")? = Some((read, now));
+        let request = match &mut self.bytes {
+            Bytes::Read(reference) => {
+                let span = self.pattern.next_span();
+                if let Some(reference) = reference {
+                    reference.prepare(disk, slot)?;
+                }
+                disk.submit_read(slot, span)?;
+                Request::Data(span)
+            }
+            Bytes::Written(writes) => {
+                if writes.flush_is_due() {
+                    disk.submit_flush(slot)?;
+                    Request::Flush
+                } else {
+                    let span = writes.prepare(disk, slot, &mut self.pattern)?;
+                    disk.submit_write(slot, span)?;
+                    Request::Data(span)
+                }
+            }
+        };
+        *self.requests.get_mut(slot).context("no such slot")? = Some((request, now));
         Ok(())
     }
 
-    fn turn_until(&mut self, disk: &mut Disk, deadline: Instant) -> Result<()> {
+    fn turn_until(&mut self, disk: &mut Disk, deadline: Instant, requests: u64) -> Result<()> {
         loop {
             let now = self.take_finished(disk)?;
-            if now >= deadline {
+            if now >= deadline || self.tally.latency_nanos.len() >= requests {
                 return Ok(());
             }
         }
@@ -167,11 +260,17 @@ impl Pump {
 
     fn account(&mut self, disk: &Disk, done: Finished, now: Instant) -> Result<()> {
         let request = self.requests.get_mut(done.slot).and_then(Option::take);
-        let (read, since) = request.context("completion without a request")?;
-        self.tally.add(now.duration_since(since), done.status == 0);
-        match &mut self.reference {
-            Some(reference) if done.status == 0 => reference.compare(disk, done.slot, read),
-            _ => Ok(()),
+        let (request, since) = request.context("completion without a request")?;
+        let good = done.status == 0;
+        let Request::Data(span) = request else {
+            self.tally.add_flush(good);
+            return Ok(());
+        };
+        self.tally.add(now.duration_since(since), good);
+        match &mut self.bytes {
+            Bytes::Read(Some(reference)) if good => reference.compare(disk, done.slot, span),
+            Bytes::Read(_) => Ok(()),
+            Bytes::Written(writes) => writes.finished(span, good),
         }
     }
 
@@ -192,6 +291,7 @@ impl Pump {
 struct Tally {
     latency_nanos: Histogram<u64>,
     errors: u64,
+    flushes: u64,
 }
 
 impl Tally {
@@ -199,12 +299,18 @@ impl Tally {
         Ok(Self {
             latency_nanos: Histogram::new_with_max(MAX_LATENCY_NANOS, 3)?,
             errors: 0,
+            flushes: 0,
         })
     }
 
     fn add(&mut self, latency: Duration, good: bool) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.latency_nanos.saturating_record(nanos);
+        self.errors += u64::from(!good);
+    }
+
+    fn add_flush(&mut self, good: bool) {
+        self.flushes += 1;
         self.errors += u64::from(!good);
     }
 
@@ -223,9 +329,11 @@ impl Tally {
         Report {
             requests,
             errors: self.errors,
+            flushes: self.flushes,
+            read_back: None,
             seconds,
             iops,
-            mb_per_s: iops * plan.read_bytes as f64 / 1e6,
+            mb_per_s: iops * plan.request_bytes as f64 / 1e6,
             p50_us: micros(0.5),
             p99_us: micros(0.99),
             p999_us: micros(0.999),

@@ -1,12 +1,12 @@
-//! Which read comes next.
+//! Which part of the disk comes next.
 //!
 //! measure -> **pattern** -> disk
 //!
-//! Invariant: every read lies within the disk and starts at a multiple of its length.
+//! Invariant: every span lies within the disk and starts at a multiple of its length.
 
 use anyhow::{Result, ensure};
 
-use super::disk::Read;
+use super::disk::Span;
 
 /// The order of the offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -17,7 +17,7 @@ pub enum Mode {
     Seq,
 }
 
-/// An endless supply of equally long reads.
+/// An endless supply of equally long spans.
 #[derive(Debug)]
 pub struct Pattern {
     mode: Mode,
@@ -28,17 +28,17 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Reads of `len` bytes over a disk of `capacity` bytes.
+    /// Spans of `len` bytes over a disk of `capacity` bytes.
     ///
     /// # Errors
     /// `len` is no multiple of 512 or longer than the disk.
     pub fn new(mode: Mode, len: usize, capacity: u64, seed: u64) -> Result<Self> {
         ensure!(
             len > 0 && len.is_multiple_of(512),
-            "a read is a multiple of 512 bytes long, not {len}"
+            "a request is a multiple of 512 bytes long, not {len}"
         );
         let blocks = capacity / len as u64;
-        ensure!(blocks > 0, "the disk has {capacity} bytes, a read {len}");
+        ensure!(blocks > 0, "the disk has {capacity} bytes, a request {len}");
         Ok(Self {
             mode,
             len,
@@ -48,8 +48,8 @@ impl Pattern {
         })
     }
 
-    /// The next read.
-    pub fn next_read(&mut self) -> Read {
+    /// The next one.
+    pub fn next_span(&mut self) -> Span {
         let block = match self.mode {
             Mode::Rand => self.random.below(self.blocks),
             Mode::Seq => {
@@ -58,7 +58,7 @@ impl Pattern {
                 block
             }
         };
-        Read {
+        Span {
             offset: block * self.len as u64,
             len: self.len,
         }
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn sequential_reads_cover_the_disk_in_order_and_start_over() {
         let mut pattern = Pattern::new(Mode::Seq, 1024, 4000, 0).unwrap();
-        let offsets: Vec<u64> = (0..5).map(|_| pattern.next_read().offset).collect();
+        let offsets: Vec<u64> = (0..5).map(|_| pattern.next_span().offset).collect();
         assert_eq!(offsets, [0, 1024, 2048, 0, 1024]);
     }
 
@@ -106,7 +106,7 @@ mod tests {
         let mut pattern = Pattern::new(Mode::Rand, 512, 8 * 512, 1).unwrap();
         let mut seen = [false; 8];
         for _ in 0..200 {
-            let read = pattern.next_read();
+            let read = pattern.next_span();
             assert_eq!(read.offset % 512, 0);
             seen[usize::try_from(read.offset / 512).unwrap()] = true;
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::disk::{Disk, Read};
+use super::disk::{Disk, Span};
 
 /// What a slot holds before a read that will be compared.
 const POISON: u8 = 0xa5;
@@ -58,7 +58,7 @@ impl Reference {
     ///
     /// # Errors
     /// The bytes differ; the message names the first byte that does.
-    pub fn compare(&mut self, disk: &Disk, slot: usize, read: Read) -> Result<()> {
+    pub fn compare(&mut self, disk: &Disk, slot: usize, read: Span) -> Result<()> {
         self.found.resize(read.len, 0);
         self.expected.resize(read.len, 0);
         disk.copy_from_slot(slot, &mut self.found)?;

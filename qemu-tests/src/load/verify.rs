@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::disk::{Completions, Disk, Read};
+use super::disk::{Completions, Disk, Setup, Span};
 use super::pattern::Random;
 use super::reference::Reference;
 
@@ -55,7 +55,15 @@ pub struct Verified {
 /// The first byte that differs or read that fails; a disk shorter than the file.
 pub fn whole_disk(socket: &Path, raw: &Path) -> Result<Verified> {
     let mut reference = Reference::open(raw)?;
-    let mut disk = Disk::connect(socket, Completions::Interrupt, MAX_DEPTH, MAX_READ)?;
+    let mut disk = Disk::connect(
+        socket,
+        Setup {
+            completions: Completions::Interrupt,
+            writable: false,
+            slots: MAX_DEPTH,
+            slot_bytes: MAX_READ,
+        },
+    )?;
     let capacity = disk.capacity()?;
     reference.check_capacity(capacity)?;
     let mut reads = 0;
@@ -86,7 +94,7 @@ fn one_pass(
                 break;
             };
             reference.prepare(disk, slot)?;
-            disk.submit(slot, read)?;
+            disk.submit_read(slot, read)?;
             if let Some(entry) = pending.get_mut(slot) {
                 *entry = Some(read);
             }
@@ -137,9 +145,9 @@ impl Sweep {
 }
 
 impl Iterator for Sweep {
-    type Item = Read;
+    type Item = Span;
 
-    fn next(&mut self) -> Option<Read> {
+    fn next(&mut self) -> Option<Span> {
         let wanted = match self.cut {
             Cut::Equal(bytes) => bytes,
             Cut::Uneven(sectors) => (1 + self.random.below(sectors)) * SECTOR,
@@ -148,7 +156,7 @@ impl Iterator for Sweep {
         if len == 0 {
             return None;
         }
-        let read = Read {
+        let read = Span {
             offset: self.offset,
             len: usize::try_from(len).ok()?,
         };
