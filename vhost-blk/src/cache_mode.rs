@@ -8,7 +8,9 @@
 //!
 //! The byte keeps its value as long as the connection lives. The standard leaves open what it is
 //! after a reset, and a VMM negotiates anew when it only paused its guest: a guest that has switched
-//! the cache off would lose it without a word, because the VMM shows it the byte from memory.
+//! the cache off would lose it without a word, because the VMM shows it the byte from memory. For the
+//! same reason a guest that has switched it off is back to write-back, and does not know, when its
+//! VMM reconnects: nobody tells the new connection.
 //!
 //! Source: VirtIO 1.2 sections 5.2.5 (cache mode), 5.2.5.2, 5.2.6.2 (stable writes).
 

@@ -338,7 +338,7 @@ mod tests {
     use crate::mailbox::Mailbox;
     use crate::queue::RequestId;
     use crate::request::Extent;
-    use crate::test_guest::disk_of;
+    use crate::test_guest::{Change, UpperKind, disk_of, writable_disk};
 
     /// A disk with data in its first sector, whose reads are counted and take a token each.
     fn counting_disk(reads: &Arc<AtomicUsize>, tokens: Receiver<()>) -> Arc<Disk> {
@@ -402,5 +402,48 @@ mod tests {
             assert_eq!(reads.load(Ordering::SeqCst), expected);
             completions.clear();
         }
+    }
+
+    #[test]
+    fn reads_go_on_while_the_host_holds_writers_up() {
+        let (give, tokens) = channel::<()>();
+        let tokens = Mutex::new(tokens);
+        let written = writable_disk(UpperKind::AppendOnly, move |change| {
+            if change == Change::WriteData {
+                tokens.lock().unwrap().recv().ok();
+            }
+            Ok(())
+        });
+        let written = Arc::new(written);
+        let read = Arc::new(disk_of(&[(0, &[7; 512])], |_, _| Ok(Progress::Done)));
+        let pool = Pool::new(2);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        for _ in 0..2 {
+            let write = Work::Write {
+                offset: 0,
+                data: vec![1; 512],
+                durable: false,
+            };
+            pool.submit(Job {
+                work: write,
+                permit: pool.try_reserve(512),
+                ..job(&written, &mailbox, 0)
+            });
+        }
+        pool.submit(job(&read, &mailbox, 512));
+        mailbox.wait_posted();
+        let mut completions = Vec::new();
+        mailbox.collect(&mut completions);
+        let results: Vec<_> = completions.iter().map(|one| &one.result).collect();
+        assert!(
+            matches!(results[..], [Ok(Outcome::Bytes(_))]),
+            "{results:?}"
+        );
+        drop(give);
+        while completions.len() < 3 {
+            mailbox.wait_posted();
+            mailbox.collect(&mut completions);
+        }
+        assert!(completions.iter().all(|one| one.result.is_ok()));
     }
 }

@@ -127,7 +127,8 @@ fn open(args: &DiskArgs, service: &ServiceConfig) -> layers::Result<Image> {
 /// devices.
 fn flush(disks: &[Arc<Disk>]) -> Result<(), Error> {
     let mut all_flushed = true;
-    for disk in disks {
+    for disk in disks.iter().filter(|disk| disk.is_writable()) {
+        log::info!("{}: flushing", disk.name());
         if let Err(error) = disk.flush() {
             log::error!("{}: flush failed: {error}", disk.name());
             all_flushed = false;

@@ -10,7 +10,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use layers::io::{MemoryFile, UpperFile};
-use layers::lsmt::upper::{self, CreateOptions, Upper, UpperKind};
+pub(crate) use layers::lsmt::upper::UpperKind;
+use layers::lsmt::upper::{self, CreateOptions, Upper};
 use layers::lsmt::{HEADER_BYTES, Layer, LayerBuilder, LayerOptions, Uuid};
 use layers::{Access, Dest, Error, ErrorKind, Image, Progress, ReadAt, Result, Wait, WriteAt};
 use tempfile::TempDir;

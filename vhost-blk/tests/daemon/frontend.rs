@@ -118,9 +118,12 @@ impl Vmm {
         self.frontend.set_config(offset, flags, bytes).unwrap();
     }
 
-    /// Connects to another daemon with the same memory and ring, nothing negotiated.
-    pub(crate) fn reconnect(&mut self, socket: &Path) {
+    /// Connects to another daemon with the same memory and the features `more`; the ring is not
+    /// set up.
+    pub(crate) fn reconnect(&mut self, socket: &Path, more: u64) {
         self.frontend = Frontend::connect(socket, 64).unwrap();
+        self.negotiate_also(more);
+        self.share_memory();
     }
 
     pub(crate) fn share_memory(&mut self) {
@@ -254,7 +257,12 @@ impl Vmm {
     pub(crate) fn wait_for_call(&self) {
         let mut events = [EpollEvent::default()];
         let timeout_ms = i32::try_from(DEADLINE.as_millis()).unwrap();
-        let count = self.called.wait(timeout_ms, &mut events).unwrap();
+        let count = loop {
+            match self.called.wait(timeout_ms, &mut events) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                count => break count.unwrap(),
+            }
+        };
         assert_eq!(count, 1, "no call in time");
         self.call.read().unwrap();
     }

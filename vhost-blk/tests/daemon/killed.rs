@@ -7,8 +7,8 @@ use std::path::Path;
 
 use layers::lsmt::upper::UpperKind;
 
-use crate::frontend::{FLUSH, SLOTS, T_DISCARD, T_FLUSH, T_OUT, Vmm};
-use crate::process::{Daemon, open_read_only, writable_image};
+use crate::frontend::{FLUSH, SLOT_BYTES, SLOTS, T_DISCARD, T_FLUSH, T_OUT, Vmm};
+use crate::process::{Daemon, writable_image};
 
 const ROUNDS_DEFAULT: u64 = 200;
 const DISK_BYTES: u64 = 4 << 20;
@@ -82,12 +82,21 @@ impl Writer {
         }
     }
 
-    /// Goes on with another daemon, which gets the requests in flight again.
+    /// Goes on with another daemon as a VM that has survived: its VMM makes the daemon repeat
+    /// everything that has not been used.
     fn reconnect(&mut self, socket: &Path) {
-        self.vmm.reconnect(socket);
-        self.vmm.negotiate_also(FLUSH);
-        self.vmm.share_memory();
+        self.vmm.reconnect(socket, FLUSH);
         self.vmm.resume_ring(self.vmm.used_idx());
+        self.finish();
+    }
+
+    /// Goes on with another daemon as a new VM.
+    fn restart(&mut self, socket: &Path) {
+        self.vmm.reconnect(socket, FLUSH);
+        self.vmm.start_ring(0);
+        self.slots = [None; SLOTS as usize];
+        self.free = (0..SLOTS).collect();
+        self.used = 0;
     }
 
     /// Puts requests into all free slots.
@@ -185,29 +194,26 @@ impl Writer {
     }
 
     /// Every sector of the disk is what it must be, or may be already. What is there counts as
-    /// written from now on.
-    fn check(&mut self, config: &Path, round: u64) {
-        let mut bytes = vec![0; usize::try_from(DISK_BYTES).unwrap()];
-        open_read_only(config).read_exact_at(0, &mut bytes).unwrap();
-        let (found, _) = bytes.as_chunks::<512>();
-        for (number, (sector, found)) in self.sectors.iter_mut().zip(found).enumerate() {
-            let is = |version| *found == content(number, version);
-            match sector.in_flight.take() {
-                Some(version) if is(version) => sector.acknowledged = version,
-                _ => assert!(
-                    is(sector.acknowledged),
-                    "round {round}: sector {number} is not write {}",
-                    sector.acknowledged
-                ),
+    /// written from now on. Nothing may be in flight.
+    fn check(&mut self, round: u64) {
+        let len = usize::try_from(SLOT_BYTES).unwrap();
+        for first in (0..SECTORS).step_by(len / 512) {
+            let bytes = self.vmm.read(first as u64, u32::try_from(len).unwrap());
+            self.used = self.used.wrapping_add(1);
+            let (found, _) = bytes.as_chunks::<512>();
+            for (number, found) in (first..).zip(found) {
+                let sector = &mut self.sectors[number];
+                let is = |version| *found == content(number, version);
+                match sector.in_flight.take() {
+                    Some(version) if is(version) => sector.acknowledged = version,
+                    _ => assert!(
+                        is(sector.acknowledged),
+                        "round {round}: sector {number} is not write {}",
+                        sector.acknowledged
+                    ),
+                }
             }
         }
-    }
-
-    /// The VM is gone too.
-    fn forget_in_flight(&mut self) {
-        self.slots = [None; SLOTS as usize];
-        self.free = (0..SLOTS).collect();
-        self.used = self.vmm.used_idx();
     }
 }
 
@@ -228,27 +234,14 @@ fn kill_and_check(kind: UpperKind) {
         daemon.wait();
         // What it said last counts, too.
         writer.collect();
+        daemon = Daemon::serve(&config, &socket);
         if round % 2 == 0 {
-            writer.check(&config, round);
-            daemon = Daemon::serve(&config, &socket);
-            writer.forget_in_flight();
-            writer.vmm.reconnect(&socket);
-            writer.vmm.negotiate_also(FLUSH);
-            writer.vmm.share_memory();
-            writer.vmm.start_ring(0);
-            writer.used = 0;
+            writer.restart(&socket);
         } else {
-            // The VM has survived, and its VMM makes the new daemon repeat what it waits for.
-            daemon = Daemon::serve(&config, &socket);
             writer.reconnect(&socket);
-            writer.finish();
         }
+        writer.check(round);
     }
-    writer.vmm.wait_until_used();
-    writer.collect();
-    daemon.signal("TERM");
-    assert_eq!(daemon.wait().code(), Some(0));
-    writer.check(&config, rounds());
 }
 
 #[test]
@@ -259,4 +252,22 @@ fn an_append_only_layer_keeps_what_was_acknowledged_before_the_daemon_was_killed
 #[test]
 fn a_sparse_layer_keeps_what_was_acknowledged_before_the_daemon_was_killed() {
     kill_and_check(UpperKind::Sparse);
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_finishes_what_it_has_begun() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let config = writable_image(dir.path(), UpperKind::AppendOnly, Some(DISK_BYTES));
+    let socket = dir.path().join("disk.sock");
+    let mut daemon = Daemon::serve(&config, &socket);
+    let mut writer = Writer::new(&socket, 0x2545_f491_4f6c_dd1d);
+    for round in 0..5 {
+        writer.write(100);
+        daemon.signal("TERM");
+        assert_eq!(daemon.wait().code(), Some(0));
+        writer.collect();
+        daemon = Daemon::serve(&config, &socket);
+        writer.reconnect(&socket);
+        writer.check(round);
+    }
 }

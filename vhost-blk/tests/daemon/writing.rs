@@ -247,6 +247,18 @@ fn a_driver_that_cannot_flush_has_its_writes_flushed() {
     assert!(flushes() - before < with_flush);
 }
 
+#[test]
+fn the_end_of_the_daemon_flushes() {
+    let mut served = serve(UpperKind::AppendOnly, false);
+    let mut vmm = vmm(&served.socket, FLUSH);
+    assert_eq!(vmm.request(T_OUT, 0, &[1; 512]), OK);
+    let log = served.dir.path().join("index");
+    let bytes_before = std::fs::metadata(&log).unwrap().len();
+    end(&mut served.daemon);
+    // A flush leaves a mark in the log.
+    assert!(std::fs::metadata(&log).unwrap().len() > bytes_before);
+}
+
 fn limit_file_size(daemon: &Daemon, soft: &str) {
     let status = Command::new("prlimit")
         .args(["--pid", &daemon.pid().to_string()])

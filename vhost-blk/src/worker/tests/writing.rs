@@ -4,7 +4,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
-use layers::lsmt::upper::UpperKind;
 use layers::{Error, ErrorKind};
 
 use super::*;
@@ -353,8 +352,8 @@ fn slow_disk(slow: Change, begun: &Arc<AtomicUsize>, tokens: Receiver<()>) -> Di
     writable_disk(UpperKind::AppendOnly, move |change| {
         if change == slow {
             begun.fetch_add(1, Ordering::SeqCst);
-            // Without a giver it is as quick as any.
-            tokens.lock().unwrap().recv().ok();
+            // Without a giver it is as quick as any; a test that has failed must end.
+            tokens.lock().unwrap().recv_timeout(LONG).ok();
         }
         Ok(())
     })
