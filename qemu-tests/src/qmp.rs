@@ -1,4 +1,7 @@
-//! qemu's control socket (QEMU Machine Protocol): one JSON object a line.
+//! qemu's control socket (QEMU Machine Protocol): JSON objects, its own one a line.
+//!
+//! Invariant: a command is one write that ends with its closing brace. That is where qemu takes it, and
+//! it may be gone before anything that follows is sent.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -32,8 +35,11 @@ impl Qmp {
     /// # Errors
     /// When qemu refuses it, ends, or does not answer in time.
     pub fn execute(&mut self, command: &str, deadline: Deadline) -> Result<()> {
-        let line = json!({ "execute": command }).to_string();
-        writeln!(self.stream.get_mut(), "{line}").context("send to qemu")?;
+        let object = json!({ "execute": command }).to_string();
+        let stream = self.stream.get_mut();
+        stream
+            .write_all(object.as_bytes())
+            .with_context(|| format!("send {command} to qemu"))?;
         loop {
             let left = deadline.remaining(command)?;
             self.stream.get_mut().set_read_timeout(Some(left))?;
@@ -54,5 +60,35 @@ impl Qmp {
                 bail!("qemu refused {command}: {error}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_command_that_ends_qemu_is_accepted_though_nobody_reads_on() {
+        let (ours, mut qemu) = UnixStream::pair().unwrap();
+        let received = std::thread::spawn(move || {
+            qemu.write_all(b"{\"QMP\": {}}\n").unwrap();
+            let mut text = Vec::new();
+            while !text.ends_with(b"}") {
+                let mut byte = [0];
+                qemu.read_exact(&mut byte).unwrap();
+                text.extend(byte);
+            }
+            qemu.write_all(b"{\"return\": {}}\n").unwrap();
+            // What was sent behind the brace would be here by now or fail.
+            qemu.read_to_end(&mut text).unwrap();
+            text
+        });
+        let deadline = Deadline::after(5);
+        drop(Qmp::negotiate(ours, deadline).unwrap());
+        assert_eq!(
+            received.join().unwrap(),
+            br#"{"execute":"qmp_capabilities"}"#
+        );
     }
 }
