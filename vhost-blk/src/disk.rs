@@ -53,6 +53,12 @@ impl Disk {
         }
     }
 
+    /// For tests: the same disk with another pace.
+    #[cfg(test)]
+    pub(crate) fn with_pace(self, pace: WritePace) -> Self {
+        Self { pace, ..self }
+    }
+
     /// What messages call this disk: the path of its socket.
     #[must_use]
     pub fn name(&self) -> &str {
