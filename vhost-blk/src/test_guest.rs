@@ -288,7 +288,7 @@ impl Guest {
         .unwrap();
         let disk = Arc::new(disk);
         let mailbox = Arc::new(Mailbox::new().unwrap());
-        let cache = Arc::<CacheMode>::default();
+        let cache = Arc::new(CacheMode::new(Arc::clone(disk.cache_switch())));
         cache.negotiate(1 << VIRTIO_BLK_F_FLUSH);
         let (call, call_marker) = std::io::pipe().unwrap();
         let call_of_queue = call_marker.try_clone().unwrap();

@@ -12,7 +12,7 @@ use super::Job;
 
 /// Which way the bytes of a request go. Each has room of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub(super) enum Direction {
     /// From the disk.
     Read,
     /// To the disk.
@@ -29,7 +29,7 @@ struct Waiting {
 
 /// Room for the bytes of requests of one direction.
 #[derive(Debug)]
-pub struct Room {
+pub(super) struct Room {
     waiting: VecDeque<Waiting>,
     bytes_held: usize,
     bytes_max: usize,
@@ -37,7 +37,7 @@ pub struct Room {
 
 impl Room {
     /// Empty.
-    pub fn new(bytes_max: usize) -> Self {
+    pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
             bytes_held: 0,
@@ -50,7 +50,7 @@ impl Room {
     }
 
     /// Takes `bytes` if they fit and nobody waits; did it?
-    pub fn try_take(&mut self, bytes: usize) -> bool {
+    pub(super) fn try_take(&mut self, bytes: usize) -> bool {
         let taken = self.waiting.is_empty() && self.fits(bytes);
         if taken {
             self.bytes_held += bytes;
@@ -59,35 +59,35 @@ impl Room {
     }
 
     /// Bytes that were taken are free again.
-    pub fn give_back(&mut self, bytes: usize) {
+    pub(super) fn give_back(&mut self, bytes: usize) {
         self.bytes_held -= bytes;
     }
 
     /// Has `job` wait for `bytes`.
-    pub fn push(&mut self, number: u64, bytes: usize, job: Job) {
+    pub(super) fn push(&mut self, number: u64, bytes: usize, job: Job) {
         self.waiting.push_back(Waiting { number, bytes, job });
     }
 
     /// Jobs that wait.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
     /// Number of the first job that waits, when there is room for it.
-    pub fn startable(&self) -> Option<u64> {
+    pub(super) fn startable(&self) -> Option<u64> {
         let first = self.waiting.front()?;
         self.fits(first.bytes).then_some(first.number)
     }
 
     /// Takes the first job that waits, and the bytes it asked for, whether they fit or not.
-    pub fn pop(&mut self) -> Option<(Job, usize)> {
+    pub(super) fn pop(&mut self) -> Option<(Job, usize)> {
         let Waiting { bytes, job, .. } = self.waiting.pop_front()?;
         self.bytes_held += bytes;
         Some((job, bytes))
     }
 
     /// Takes all jobs that wait, without room.
-    pub fn take_waiting(&mut self) -> impl Iterator<Item = Job> {
+    pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = Job> {
         self.waiting.drain(..).map(|waiting| waiting.job)
     }
 }
