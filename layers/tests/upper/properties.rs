@@ -1,6 +1,6 @@
 //! A disk made of writable layers, whatever is done to it, reads like a plain array of bytes.
 //!
-//! Failures that were found once stand below as tests of their own.
+//! A failure that is found becomes a test of its own below, with the actions that proptest prints.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -213,6 +213,22 @@ fn run(kind: UpperKind, actions: &[Action]) {
         "opened for reading",
     );
     scene.check(&scene.top.image(scene.lowers()), "opened for writing");
+}
+
+#[test]
+fn a_zeroed_part_of_a_block_stays_zero_after_restack_and_reopen() {
+    use Action::{Reopen, Restack, Write, Zeroes};
+    for kind in [UpperKind::AppendOnly, UpperKind::Sparse] {
+        let write = Write {
+            first: 0,
+            sectors: 16,
+        };
+        let zeroes = Zeroes {
+            first: 3,
+            sectors: 7,
+        };
+        run(kind, &[write, Restack(kind), zeroes, Reopen]);
+    }
 }
 
 proptest! {
