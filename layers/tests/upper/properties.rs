@@ -12,7 +12,7 @@ use layers::lsmt::compact::{CompactOptions, commit, flatten};
 use layers::lsmt::upper::{UpperKind, open_read_only, seal};
 use proptest::prelude::*;
 
-use crate::support::{Pair, layer, scratch};
+use crate::support::{Pair, layer, quick_scratch};
 
 const SECTORS: usize = 512;
 const SECTOR: usize = 512;
@@ -82,7 +82,7 @@ struct Scene {
 
 impl Scene {
     fn new(kind: UpperKind) -> Self {
-        let dir = scratch();
+        let dir = quick_scratch();
         let top = Pair::create(dir.path(), "0", kind, DISK_BYTES);
         let image = Some(top.image(Vec::new()));
         Self {
@@ -232,7 +232,7 @@ fn a_zeroed_part_of_a_block_stays_zero_after_restack_and_reopen() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_actions_reads_like_an_array(
