@@ -180,7 +180,8 @@ impl Image {
     /// nothing staged, when it would have to wait for something else than the page cache.
     ///
     /// # Errors
-    /// `ReadOnly`; `OutOfRange`; `NoSpace` and `Io` from the file, then nothing is staged.
+    /// `ReadOnly`; `OutOfRange`; `NoSpace` and `Io` from the file. What was staged before stays so; of
+    /// this write any part may be there.
     pub fn stage_write(
         &self,
         batch: &mut WriteBatch,
@@ -219,7 +220,8 @@ impl Image {
     /// Nothing to do for a read-only image.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`; all later calls fail too, until the image is opened again.
+    /// `NoSpace`, `Io`. When the kernel could not write something back, all later calls fail too,
+    /// until the image is opened again.
     pub fn flush(&self) -> Result<()> {
         match &self.layers {
             Layers::ReadOnly(_) => Ok(()),
@@ -240,7 +242,7 @@ impl Image {
     /// writes that are staged; blocks.
     ///
     /// # Errors
-    /// `ReadOnly`; `Config` for a new layer without a size; as [`Upper::open`] and
+    /// `ReadOnly`; `Config` for a new layer that is not empty, or smaller than the disk; as [`Upper::open`] and
     /// [`Upper::seal`]. The disk goes on as it was then.
     pub fn restack(&self, new: &UpperConfig) -> Result<()> {
         self.writable()?.restack(new)

@@ -108,7 +108,7 @@ impl Writable {
 
     /// Lets the batch pass the gate, unless it has or may not wait.
     fn enter(&self, batch: &mut WriteBatch, wait: Wait) -> bool {
-        if batch.is_empty() {
+        if !batch.holds_pass() {
             let pass = match wait {
                 Wait::UntilDone => Some(self.gate.enter()),
                 Wait::Never => self.gate.try_enter(),
@@ -120,9 +120,9 @@ impl Writable {
     }
 
     pub(super) fn commit(&self, batch: &mut WriteBatch) -> Result<()> {
-        let committed = match batch.is_empty() {
-            true => Ok(()),
-            false => self.layers().upper.commit(batch),
+        let committed = match batch.holds_pass() {
+            true => self.layers().upper.commit(batch),
+            false => Ok(()),
         };
         batch.clear();
         committed
@@ -133,7 +133,8 @@ impl Writable {
     }
 
     pub(super) fn grow(&self, bytes: u64) -> Result<()> {
-        let _no_restack = self.gate.enter();
+        // One at a time, and not while the layers change.
+        let _nobody_writes = self.gate.close();
         self.layers().upper.grow(bytes)?;
         self.virtual_size_bytes.store(bytes, Ordering::Release);
         Ok(())
@@ -142,13 +143,21 @@ impl Writable {
     pub(super) fn restack(&self, new: &UpperConfig) -> Result<()> {
         let upper = Upper::open(&new.data, &new.index)?;
         let size = upper.virtual_size_bytes();
-        if size == 0 {
-            let detail = "the new layer has no size, create it with that of the disk";
-            let error = Error::new(ErrorKind::Config, "restack image", detail);
-            return Err(error.in_file(upper.data().name()));
-        }
         let _nobody_writes = self.gate.close();
         let old = self.layers();
+        let refuse = |detail: String| {
+            let error = Error::new(ErrorKind::Config, "restack image", detail);
+            Err(error.in_file(upper.data().name()))
+        };
+        if size < self.virtual_size_bytes() {
+            let now = self.virtual_size_bytes();
+            return refuse(format!(
+                "the new layer has a size of {size}, the disk has {now}"
+            ));
+        }
+        if !upper.is_empty() {
+            return refuse("the new layer is not empty".to_owned());
+        }
         let data_end = old.upper.seal()?;
         let below = stack_sealed(&old).inspect_err(|_| old.upper.unseal(data_end))?;
         let layers = Layers {
@@ -177,7 +186,8 @@ impl Writable {
 }
 
 fn stack_sealed(old: &Layers) -> Result<Stack> {
-    let sealed = LocalFile::open(Path::new(old.upper.data().name()))?;
+    let path = old.upper.data_path().unwrap_or(Path::new(""));
+    let sealed = LocalFile::open(path)?;
     let sealed = Layer::open(Box::new(sealed))?;
     match &old.below {
         Some(below) => below.with_top(sealed),

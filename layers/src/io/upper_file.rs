@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,6 +38,7 @@ pub enum Access {
 pub struct UpperFile {
     file: PositionedFile,
     size: AtomicU64,
+    block_bytes: u64,
     locked: bool,
 }
 
@@ -64,6 +65,7 @@ impl UpperFile {
         Ok(Self {
             file: PositionedFile::new(file, name)?,
             size: AtomicU64::new(metadata.len()),
+            block_bytes: metadata.blksize(),
             locked: false,
         })
     }
@@ -91,6 +93,12 @@ impl UpperFile {
                 Err(Error::io("lock layer", source).in_file(opened.name()))
             }
         }
+    }
+
+    /// What the file system allocates at a time, in bytes.
+    #[must_use]
+    pub fn block_bytes(&self) -> u64 {
+        self.block_bytes
     }
 
     fn failed(&self, op: &'static str, offset: u64, source: io::Error) -> Error {
@@ -135,13 +143,14 @@ impl ReadAt for UpperFile {
 
 impl WriteAt for UpperFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.file
-            .file()
-            .write_all_at(data, offset)
-            .map_err(|source| self.failed("write file", offset, source))?;
-        self.size
-            .fetch_max(offset + data.len() as u64, Ordering::AcqRel);
-        Ok(())
+        let written = self.file.file().write_all_at(data, offset);
+        // A write that failed may have made the file longer, too.
+        let end = match &written {
+            Ok(()) => offset + data.len() as u64,
+            Err(_) => self.file.file().metadata().map_or(0, |now| now.len()),
+        };
+        self.size.fetch_max(end, Ordering::AcqRel);
+        written.map_err(|source| self.failed("write file", offset, source))
     }
 
     fn set_size(&self, size: u64) -> Result<()> {

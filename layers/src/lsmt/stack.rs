@@ -38,7 +38,8 @@ impl Stack {
         let count = bottom_first.len();
         // One more than lowers are allowed: a writable layer that is only read.
         if count == 0 || count > LAYERS_MAX + 1 {
-            let detail = format!("{count} layers, an image has 1 to {LAYERS_MAX}");
+            let detail =
+                format!("{count} layers, an image has 1 to {LAYERS_MAX} and a writable one");
             return Err(Error::new(ErrorKind::Config, OP, detail));
         }
         let mut virtual_size_bytes = 0;

@@ -61,13 +61,18 @@ fn work(kind: UpperKind, seed: u64) -> (History, Vec<Op>) {
     (history, ops)
 }
 
-/// Opens the files, compares, opens them again, and writes on.
-fn assert_recovers(contents: Vec<Content>, allowed: &[Vec<crate::history::Version>], what: &str) {
+/// Opens the files, compares, opens them again, and writes on. Returns what the open changed.
+fn assert_recovers(
+    contents: Vec<Content>,
+    allowed: &[Vec<crate::history::Version>],
+    what: &str,
+) -> Vec<Op> {
     let disk = Disk::new(contents);
     let image = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_allowed(&image, allowed, what);
     let mut first = vec![0; SECTORS * 512];
     image.read_exact_at(0, &mut first).unwrap();
+    let mended = disk.ops();
     drop(image);
     let image = open(&disk).unwrap_or_else(|error| panic!("{what}, once more: {error}"));
     let mut second = vec![0; SECTORS * 512];
@@ -80,6 +85,7 @@ fn assert_recovers(contents: Vec<Content>, allowed: &[Vec<crate::history::Versio
     image.flush().unwrap();
     image.read_exact_at(0, &mut second[..512]).unwrap();
     assert!(second[..512].iter().all(|byte| *byte == 7), "{what}");
+    mended
 }
 
 #[test]
@@ -112,12 +118,22 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_flushed() {
     for kind in KINDS {
         for seed in 0..SEEDS {
             let (history, ops) = work(kind, seed);
+            let mut random = Random(seed);
             for done in 0..=ops.len() {
                 let allowed = history.allowed_after_power_cut(done);
                 for cut in 0..CUTS {
                     let what = format!("{kind:?}, seed {seed}, power cut {cut} after {done}");
-                    let left = after_power_cut(kind, &ops[..done], cut);
-                    assert_recovers(left, &allowed, &what);
+                    let left =
+                        after_power_cut(new_files(kind), kind, &ops[..done], cut, &mut random);
+                    let mended = assert_recovers(left.clone(), &allowed, &what);
+                    // The power goes again while the layer is opened.
+                    for at in 1..=mended.len() {
+                        let what = format!("{what}, and after {at} operations of the open");
+                        let mended = &mended[..at];
+                        let left = left.clone();
+                        let again = after_power_cut(left, kind, mended, CUTS, &mut random);
+                        assert_recovers(again, &allowed, &what);
+                    }
                 }
             }
         }
@@ -126,9 +142,13 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_flushed() {
 
 /// What may be on the device: all that was flushed, and of the rest nothing (cut 0), only the
 /// index (1), only the data (2), or any part.
-fn after_power_cut(kind: UpperKind, ops: &[Op], cut: u64) -> Vec<Content> {
-    let mut random = Random(cut ^ (ops.len() as u64) << 8);
-    let mut left = new_files(kind);
+fn after_power_cut(
+    mut left: Vec<Content>,
+    kind: UpperKind,
+    ops: &[Op],
+    cut: u64,
+    random: &mut Random,
+) -> Vec<Content> {
     for (file, content) in left.iter_mut().enumerate() {
         let own: Vec<_> = ops.iter().filter(|op| op.file == file).collect();
         let flushed = own
@@ -197,18 +217,103 @@ fn fail_one(kind: UpperKind, fault: Fault, seed: u64, nth: usize) -> bool {
     let ops = disk.ops_done();
     let allowed = history.allowed_after_kill(ops);
     assert_allowed(&image, &allowed, &what);
-    let contents = disk.contents();
-    let failed = disk.has_failed();
-    assert!(
-        failures > 0 || !failed || fault_is_harmless(kind),
-        "{what}: nobody was told"
-    );
+    let failed = disk.failed();
+    // Space that cannot be given back is nobody's loss.
+    let is_harmless = |op: &Op| {
+        matches!(
+            (kind, &op.change),
+            (UpperKind::AppendOnly, Change::PunchHole(_))
+        )
+    };
+    let was_told = failures > 0 || failed.as_ref().is_none_or(is_harmless);
+    assert!(was_told, "{what}: nobody was told of {failed:?}");
+    let (contents, done) = (disk.contents(), disk.ops());
     drop(image);
     assert_recovers(contents, &allowed, &what);
-    failed
+    let allowed = history.allowed_after_power_cut(ops);
+    let mut random = Random(nth as u64);
+    for cut in 0..CUTS {
+        let left = after_power_cut(new_files(kind), kind, &done, cut, &mut random);
+        assert_recovers(left, &allowed, &format!("{what}, then power cut {cut}"));
+    }
+    failed.is_some()
 }
 
-/// Space that cannot be given back is no error of a flush.
-fn fault_is_harmless(kind: UpperKind) -> bool {
-    kind == UpperKind::AppendOnly
+/// The disk grows, then is sealed, and the power goes at any moment meanwhile.
+#[test]
+fn a_power_cut_while_a_layer_grows_or_is_sealed_leaves_it_writable_or_sealed() {
+    for kind in KINDS {
+        let disk = Disk::new(new_files(kind));
+        let upper = Upper::from_files(disk.file(0), disk.file(1)).unwrap();
+        let image = Image::with_upper(below(), upper).unwrap();
+        let mut history = History::default();
+        for step in steps(1, 20) {
+            history.step(&image, step, || disk.ops_done()).unwrap();
+        }
+        image.flush().unwrap();
+        drop(image);
+        let before = disk.contents();
+        let began = disk.ops_done();
+        let upper = Upper::from_files(disk.file(0), disk.file(1)).unwrap();
+        upper.grow(DISK_BYTES * 2).unwrap();
+        let _end = upper.seal().unwrap();
+        drop(upper);
+        let ops = disk.ops().split_off(began);
+        let allowed = history.allowed_after_kill(began);
+        let mut random = Random(0);
+        for done in 0..=ops.len() {
+            for cut in 0..CUTS {
+                let what = format!("{kind:?}, power cut {cut} after {done} operations");
+                let left = after_power_cut(before.clone(), kind, &ops[..done], cut, &mut random);
+                let disk = Disk::new(left);
+                let image = match Layer::open(disk.file(0)) {
+                    Ok(sealed) => {
+                        let mut layers = below();
+                        layers.push(sealed);
+                        Image::from_layers(layers, "").unwrap()
+                    }
+                    Err(_) => open(&disk).unwrap_or_else(|error| panic!("{what}: {error}")),
+                };
+                assert_allowed(&image, &allowed, &what);
+                let size = image.virtual_size();
+                assert!(
+                    size == DISK_BYTES || size == DISK_BYTES * 2,
+                    "{what}: {size} bytes"
+                );
+            }
+        }
+    }
+}
+
+/// Every operation of a seal fails once: the layer stays writable, or is sealed.
+#[test]
+fn a_seal_that_fails_leaves_the_layer_writable() {
+    for kind in KINDS {
+        for fault in [Fault::NoSpace, Fault::IoError, Fault::ShortWrite] {
+            let mut nth = 0;
+            loop {
+                let disk = Disk::new(new_files(kind));
+                let upper = Upper::from_files(disk.file(0), disk.file(1)).unwrap();
+                let image = Image::with_upper(below(), upper).unwrap();
+                let mut history = History::default();
+                for step in steps(2, 20) {
+                    history.step(&image, step, || disk.ops_done()).unwrap();
+                }
+                image.flush().unwrap();
+                drop(image);
+                let upper = Upper::from_files(disk.file(0), disk.file(1)).unwrap();
+                disk.fail(nth, fault);
+                let sealed = upper.seal();
+                drop(upper);
+                if sealed.is_ok() {
+                    break;
+                }
+                let what = format!("{kind:?}, {fault:?} of operation {nth}");
+                let allowed = history.allowed_after_kill(disk.ops_done());
+                assert_recovers(disk.contents(), &allowed, &what);
+                nth += 1;
+            }
+            assert!(nth > 2, "{kind:?}: {nth} operations could fail");
+        }
+    }
 }

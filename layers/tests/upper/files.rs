@@ -117,19 +117,24 @@ fn swapped_and_short_files_are_refused_by_name() {
 }
 
 #[test]
-fn a_new_layer_without_a_size_is_refused_and_the_disk_goes_on() {
+fn a_new_layer_that_is_smaller_or_not_empty_is_refused_and_the_disk_goes_on() {
     for kind in KINDS {
         let dir = scratch();
         let pair = Pair::create(dir.path(), "x", kind, 1 << 20);
         let image = pair.image(Vec::new());
-        let new = Pair::create(dir.path(), "new", kind, 0);
-        let upper = layers::config::UpperConfig {
-            data: new.data,
-            index: new.index,
-            ..layers::config::UpperConfig::default()
-        };
-        let error = image.restack(&upper).unwrap_err();
-        assert!(error.to_string().contains("has no size"), "{error}");
+        for (name, size) in [("sizeless", 0), ("small", 1 << 19), ("full", 1 << 20)] {
+            let new = Pair::create(dir.path(), name, kind, size);
+            if size == 1 << 20 {
+                new.image(Vec::new()).write_at(0, &[9; 512]).unwrap();
+            }
+            let upper = layers::config::UpperConfig {
+                data: new.data,
+                index: new.index,
+                ..layers::config::UpperConfig::default()
+            };
+            let error = image.restack(&upper).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{name}: {error}");
+        }
         image.write_at(0, &[7; 512]).unwrap();
         drop(image);
         let mut sector = [0; 512];
@@ -138,6 +143,22 @@ fn a_new_layer_without_a_size_is_refused_and_the_disk_goes_on() {
             .unwrap();
         assert_eq!(sector, [7; 512]);
     }
+}
+
+/// As many as there may be: their number is the tag that marks a checked entry of obd.
+#[test]
+fn a_log_of_the_cxx_code_over_255_lowers_counts() {
+    let dir = crate::support::writable();
+    let pair = Pair::named(dir.path(), "log");
+    let before = open_read_only(&pair.data, &pair.index).unwrap();
+    let mut log = std::fs::read(&pair.index).unwrap();
+    for entry in log[4096..].chunks_mut(16) {
+        entry[15] = 255;
+    }
+    std::fs::write(&pair.index, log).unwrap();
+    let after = open_read_only(&pair.data, &pair.index).unwrap();
+    assert!(!after.mappings().is_empty());
+    assert_eq!(before.mappings(), after.mappings());
 }
 
 #[test]

@@ -96,18 +96,19 @@ impl Content {
         Some(start as u64..end as u64)
     }
 
-    /// The first part of a write that was cut short: whole sectors, and a whole block where there
+    /// Does the first part of a write that was cut short, and returns it: whole sectors, and a whole block where there
     /// was a hole, since the kernel copies pages.
-    pub(crate) fn write_cut_short(&mut self, offset: usize, data: &[u8]) {
+    pub(crate) fn write_cut_short(&mut self, offset: usize, data: &[u8]) -> Option<Change> {
         let half = offset + data.len() / 2;
         let unit = match self.is_allocated(half / BLOCK) {
             true => SECTOR,
             false => BLOCK,
         };
-        let end = half / unit * unit;
-        if end > offset {
-            self.write(offset, &data[..end - offset]);
-        }
+        let len = (half / unit * unit).checked_sub(offset)?;
+        let data = data[..len].to_vec();
+        let change = Change::Write { offset, data };
+        self.apply(&change);
+        Some(change)
     }
 
     fn block(&self, block: usize) -> Option<&[u8]> {
@@ -189,7 +190,7 @@ struct Journal {
     fault: Option<(usize, Fault)>,
     /// Operations since the fault was set.
     seen: usize,
-    failed: bool,
+    failed: Option<Op>,
 }
 
 /// The files of one layer, with one journal.
@@ -228,9 +229,9 @@ impl Disk {
         (journal.fault, journal.seen) = (Some((nth, fault)), 0);
     }
 
-    /// Has the fault happened?
-    pub(crate) fn has_failed(&self) -> bool {
-        self.0.lock().unwrap().failed
+    /// What has failed.
+    pub(crate) fn failed(&self) -> Option<Op> {
+        self.0.lock().unwrap().failed.clone()
     }
 
     fn change(&self, file: usize, change: Change) -> Result<()> {
@@ -242,10 +243,13 @@ impl Disk {
             journal.ops.push(Op { file, change });
             return Ok(());
         };
-        journal.failed = true;
-        if let (Fault::ShortWrite, Change::Write { offset, data }) = (fault, change) {
-            journal.contents[file].write_cut_short(offset, &data);
+        if let (Fault::ShortWrite, Change::Write { offset, data }) = (fault, &change) {
+            let written = journal.contents[file].write_cut_short(*offset, data);
+            journal
+                .ops
+                .extend(written.map(|change| Op { file, change }));
         }
+        journal.failed = Some(Op { file, change });
         let (kind, what) = match fault {
             Fault::IoError => (ErrorKind::Io, "injected EIO"),
             Fault::NoSpace | Fault::ShortWrite => (ErrorKind::NoSpace, "injected ENOSPC"),

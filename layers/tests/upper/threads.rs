@@ -1,7 +1,9 @@
 //! Many threads on one layer.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use layers::config::UpperConfig;
 use layers::{Image, Wait, WriteBatch};
 
 use crate::support::{KINDS, Pair, scratch};
@@ -85,38 +87,60 @@ fn a_layer_is_replaced_under_writers_who_notice_nothing() {
         let dir = scratch();
         let pair = Pair::create(dir.path(), "0", kind, DISK_BYTES as u64);
         let image = pair.image(Vec::new());
-        let start = Barrier::new(usize::from(THREADS) + 1);
-        std::thread::scope(|scope| {
-            for thread in 0..THREADS {
-                let (image, start) = (&image, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    let part = DISK_BYTES / usize::from(THREADS);
-                    for block in 0..part / 4096 {
-                        let offset = usize::from(thread) * part + block * 4096;
-                        let data = [thread + 1; 4096];
-                        image.write_at(offset as u64, &data).unwrap();
-                        let mut back = [0; 4096];
-                        image.read_exact_at(offset as u64, &mut back).unwrap();
-                        assert!(back == data, "read what was written");
-                    }
-                });
-            }
-            start.wait();
-            for name in ["1", "2", "3"] {
-                let new = Pair::create(dir.path(), name, kind, DISK_BYTES as u64);
-                let new = layers::config::UpperConfig {
-                    data: new.data,
-                    index: new.index,
-                    ..layers::config::UpperConfig::default()
-                };
-                image.restack(&new).unwrap();
+        let new = ["1", "2", "3"].map(|name| {
+            let new = Pair::create(dir.path(), name, kind, DISK_BYTES as u64);
+            UpperConfig {
+                data: new.data,
+                index: new.index,
+                ..UpperConfig::default()
             }
         });
+        let replaced = AtomicBool::new(false);
+        let start = Barrier::new(usize::from(THREADS) + 1);
+        let passes: usize = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let (image, start, replaced) = (&image, &start, &replaced);
+                    scope.spawn(move || {
+                        start.wait();
+                        let mut passes = 0;
+                        while !replaced.load(Ordering::Acquire) {
+                            write_and_read_part(image, thread, passes);
+                            passes += 1;
+                        }
+                        write_and_read_part(image, thread, 0);
+                        passes
+                    })
+                })
+                .collect();
+            start.wait();
+            for upper in &new {
+                image.restack(upper).unwrap();
+            }
+            replaced.store(true, Ordering::Release);
+            writers
+                .into_iter()
+                .map(|writer| writer.join().unwrap())
+                .sum()
+        });
+        assert!(passes > 0, "somebody wrote meanwhile");
         assert_eq!(image.layer_count(), 4);
         let expected: Vec<u8> = (0..DISK_BYTES)
             .map(|byte| u8::try_from(byte * usize::from(THREADS) / DISK_BYTES).unwrap() + 1)
             .collect();
         assert!(read_all(&image) == expected, "{kind:?}");
+    }
+}
+
+/// Writes one thread's part of the disk, block by block, and reads each block back.
+fn write_and_read_part(image: &Image, thread: u8, pass: usize) {
+    let part = DISK_BYTES / usize::from(THREADS);
+    for block in 0..part / 4096 {
+        let offset = usize::from(thread) * part + block * 4096;
+        let data = [(thread + 1).wrapping_add(u8::try_from(pass % 50).unwrap() * 5); 4096];
+        image.write_at(offset as u64, &data).unwrap();
+        let mut back = [0; 4096];
+        image.read_exact_at(offset as u64, &mut back).unwrap();
+        assert!(back == data, "read what was written");
     }
 }

@@ -15,16 +15,17 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use super::batch::WriteBatch;
 use super::group_flush::{FlushError, GroupFlush};
 use super::index::UpperIndex;
 use super::log::{IndexLog, entry_at};
-use super::replay::replay;
+use super::open::DATA_START;
+use super::replay::{Unflushed, replay};
 use crate::error::{ErrorKind, Result};
 use crate::limits::{MAPPING_SECTORS_MAX, SECTOR_BYTES};
-use crate::lsmt::mapping::Mapping;
+use crate::lsmt::mapping::{ENTRY_BYTES, Mapping};
 use crate::write_at::WriteAt;
 
 /// Longest mapping of a write: what the C++ code writes at once, 4 MiB.
@@ -36,6 +37,9 @@ const PAGE_BYTES: u64 = 4096;
 
 /// Most discarded ranges that wait for a flush; the space of any more is not given back.
 const FREED_RANGES_MAX: usize = 1 << 16;
+
+/// Entries that are overwritten with padding in one write.
+const PADDED_AT_ONCE: usize = 4096;
 
 /// An append-only layer open for writing.
 #[derive(Debug)]
@@ -58,11 +62,15 @@ impl AppendLayer {
     /// # Errors
     /// As [`replay`]; what writing gives when there is something to mend.
     pub(super) fn open(data: Box<dyn WriteAt>, index_file: Box<dyn WriteAt>) -> Result<Self> {
-        let replayed = replay(&*index_file, &*data)?;
+        let replayed = replay(&*index_file, &*data, Unflushed::WriteAgain(&*data))?;
         let data_end = data.size().next_multiple_of(SECTOR_BYTES);
         let mends = !replayed.dropped.is_empty();
         replayed.warn_dropped(index_file.name());
-        drop_entries(&*index_file, &replayed.dropped)?;
+        if mends {
+            drop_entries(&*index_file, &replayed.dropped)?;
+            // Before a remark may say that all before it is good.
+            index_file.flush()?;
+        }
         if data.size() != data_end {
             data.set_size(data_end)?;
         }
@@ -143,7 +151,8 @@ impl AppendLayer {
 
     /// Stages zeroes: no data, only mappings.
     pub(super) fn stage_zeroes(&self, batch: &mut WriteBatch, first_sector: u64, sectors: u64) {
-        let moffset = self.data_end.load(Ordering::Relaxed) / SECTOR_BYTES;
+        // Any place in the file will do that is there whatever becomes of the writes in flight.
+        let moffset = DATA_START / SECTOR_BYTES;
         let (mut sector, end) = (first_sector, first_sector + sectors);
         while sector < end {
             let part = (end - sector).min(MAPPING_SECTORS_MAX);
@@ -172,7 +181,7 @@ impl AppendLayer {
 
     fn note_freed(&self, hidden: Mapping) {
         let range = hidden.moffset() * SECTOR_BYTES..hidden.moffset_end() * SECTOR_BYTES;
-        let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut freed = self.freed();
         if let Some(last) = freed.last_mut()
             && last.end == range.start
         {
@@ -187,23 +196,46 @@ impl AppendLayer {
     /// # Errors
     /// As [`GroupFlush::run`].
     pub(super) fn flush(&self) -> Result<()> {
+        let mut given_back = Vec::new();
         self.flushes.run(|| {
-            let (entries, freed) = self.log.entries_and(|| {
-                let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
-                std::mem::take(&mut *freed)
-            });
+            let (entries, freed) = self.log.entries_and(|| std::mem::take(&mut *self.freed()));
             if entries == self.flushed_entries.load(Ordering::Relaxed) {
                 return Ok(());
             }
+            let flushed = self.flush_entries(entries);
+            match flushed {
+                Ok(()) => given_back = freed,
+                Err(_) => self.freed().extend(freed),
+            }
+            flushed
+        })?;
+        self.give_back(given_back);
+        Ok(())
+    }
+
+    fn flush_entries(&self, entries: u64) -> std::result::Result<(), FlushError> {
+        self.data.flush().map_err(FlushError::Lost)?;
+        self.log
+            .append_durable(entries)
+            .map_err(FlushError::Again)?;
+        self.log.file().flush().map_err(FlushError::Lost)?;
+        self.flushed_entries.store(entries + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Brings both files to the device, whether or not the log says that there is a need.
+    ///
+    /// # Errors
+    /// As [`GroupFlush::run`].
+    pub(super) fn flush_files(&self) -> Result<()> {
+        self.flushes.run(|| {
             self.data.flush().map_err(FlushError::Lost)?;
-            self.log
-                .append_durable(entries)
-                .map_err(FlushError::Again)?;
-            self.log.file().flush().map_err(FlushError::Lost)?;
-            self.flushed_entries.store(entries + 1, Ordering::Relaxed);
-            self.give_back(freed);
-            Ok(())
+            self.log.file().flush().map_err(FlushError::Lost)
         })
+    }
+
+    fn freed(&self) -> MutexGuard<'_, Vec<Range<u64>>> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Punches the whole pages of `freed`. What the file system refuses stays where it is.
@@ -233,11 +265,13 @@ impl AppendLayer {
 }
 
 /// Overwrites entries with padding, so that no reader meets them again.
-fn drop_entries(index_file: &dyn WriteAt, numbers: &[u64]) -> Result<()> {
-    for run in numbers.chunk_by(|number, next| number + 1 == *next) {
-        if let [first, ..] = run {
-            let padding = Mapping::PADDING.to_bytes().repeat(run.len());
-            index_file.write_at(entry_at(*first), &padding)?;
+fn drop_entries(index_file: &dyn WriteAt, runs: &[Range<u64>]) -> Result<()> {
+    let padding = Mapping::PADDING.to_bytes().repeat(PADDED_AT_ONCE);
+    for run in runs {
+        for first in run.clone().step_by(PADDED_AT_ONCE) {
+            let entries = usize::try_from(run.end - first).unwrap_or(PADDED_AT_ONCE);
+            let len = entries.min(PADDED_AT_ONCE) * ENTRY_BYTES;
+            index_file.write_at(entry_at(first), padding.get(..len).unwrap_or(&padding))?;
         }
     }
     Ok(())

@@ -22,10 +22,10 @@ pub struct WriteBatch {
 }
 
 impl WriteBatch {
-    /// True when there is nothing to commit.
+    /// True from the first attempt to stage something until the commit.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pass.is_none()
+    pub(crate) fn holds_pass(&self) -> bool {
+        self.pass.is_some()
     }
 
     pub(super) fn entries(&self) -> &[Staged] {

@@ -32,6 +32,16 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait_while<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        must_wait: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        self.changed
+            .wait_while(state, |state| must_wait(state))
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A pass, or `None` while the gate is closed. Does not block.
     pub fn try_enter(self: &Arc<Self>) -> Option<Pass> {
         let mut state = self.lock();
@@ -44,33 +54,16 @@ impl Gate {
 
     /// A pass; blocks while the gate is closed.
     pub fn enter(self: &Arc<Self>) -> Pass {
-        let mut state = self.lock();
-        while state.closed {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let mut state = self.wait_while(self.lock(), |state| state.closed);
         state.passes += 1;
         Pass(Arc::clone(self))
     }
 
     /// Lets nobody pass any more and waits for those who have.
     pub fn close(&self) -> Closed<'_> {
-        let mut state = self.lock();
-        while state.closed {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let mut state = self.wait_while(self.lock(), |state| state.closed);
         state.closed = true;
-        while state.passes > 0 {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        drop(self.wait_while(state, |state| state.passes > 0));
         Closed(self)
     }
 }

@@ -62,7 +62,10 @@ impl GroupFlush {
         }
         state.waiting -= 1;
         if let Some(lost) = &state.lost {
-            let detail = format!("an earlier flush failed, open the image again: {lost}");
+            let detail = format!(
+                "an earlier flush failed, what was written before it may be lost; the disk flushes again after \
+                 a restart of its daemon: {lost}"
+            );
             return Err(Error::new(ErrorKind::Io, "flush layer", detail));
         }
         if state.succeeded >= wanted {

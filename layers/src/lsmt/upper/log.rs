@@ -39,7 +39,10 @@ const CHECK_KIND: u8 = 1;
 const DURABLE_KIND: u8 = 2;
 
 /// Most mappings that one check covers: its 14-bit length field.
-const CHECK_ENTRIES_MAX: usize = 8192;
+pub(super) const CHECK_ENTRIES_MAX: usize = 8192;
+
+/// Room that is kept for durable remarks, so that a disk whose log is full can be flushed.
+const RESERVED_ENTRIES: u64 = 1 << 16;
 
 /// First byte of the log in its file.
 pub(super) const LOG_START: u64 = HEADER_BYTES as u64;
@@ -148,6 +151,10 @@ impl IndexLog {
     pub(super) fn append(&self, staged: &[Staged], publish: impl FnOnce()) -> Result<()> {
         let mut tail = self.lock();
         tail.bytes.clear();
+        if tail.entries == 0 {
+            // Tells whose log this is, also to those who find the first batch torn.
+            tail.bytes.extend(LogEntry::Durable { entries: 0 }.encode());
+        }
         for covered in staged.chunks(CHECK_ENTRIES_MAX) {
             let mut checksum = 0;
             for Staged {
@@ -163,7 +170,7 @@ impl IndexLog {
             tail.bytes
                 .extend(LogEntry::Check { entries, checksum }.encode());
         }
-        self.write_tail(&mut tail)?;
+        self.write_tail(&mut tail, LOG_ENTRIES_MAX - RESERVED_ENTRIES)?;
         publish();
         Ok(())
     }
@@ -176,16 +183,20 @@ impl IndexLog {
         let mut tail = self.lock();
         tail.bytes.clear();
         tail.bytes.extend(LogEntry::Durable { entries }.encode());
-        self.write_tail(&mut tail)
+        self.write_tail(&mut tail, LOG_ENTRIES_MAX)
     }
 
-    fn write_tail(&self, tail: &mut Tail) -> Result<()> {
+    fn write_tail(&self, tail: &mut Tail, entries_max: u64) -> Result<()> {
         let added = (tail.bytes.len() / ENTRY_BYTES) as u64;
-        if tail.entries + added > LOG_ENTRIES_MAX {
-            let detail = format!("the log has {} entries, commit the layer", tail.entries);
-            let error = Error::new(ErrorKind::Unsupported, "append to index log", detail);
+        if tail.entries + added > entries_max {
+            let detail = format!(
+                "the index log is full with {} entries: seal or commit the layer and start a new one",
+                tail.entries
+            );
+            let error = Error::new(ErrorKind::NoSpace, "append to index log", detail);
             return Err(error.in_file(self.file.name()));
         }
+        self.warn_filling(tail.entries, added);
         let end = entry_at(tail.entries);
         if tail.torn {
             self.file.set_size(end)?;
@@ -198,6 +209,21 @@ impl IndexLog {
         }
         tail.entries += added;
         Ok(())
+    }
+}
+
+impl IndexLog {
+    /// Once at half and once at nine tenths.
+    fn warn_filling(&self, entries: u64, added: u64) {
+        for (percent, warn_at) in [(50, LOG_ENTRIES_MAX / 2), (90, LOG_ENTRIES_MAX / 10 * 9)] {
+            if entries < warn_at && entries + added >= warn_at {
+                let name = self.file.name();
+                log::warn!(
+                    "{name}: the index log is {percent} % full; when it is full no write succeeds: \
+                     seal or commit the layer and start a new one"
+                );
+            }
+        }
     }
 }
 

@@ -9,7 +9,8 @@
 //!
 //! Invariants
 //! - one process writes a layer: the data file is locked while it is open.
-//! - all reads and writes take `&self`; no lock is held across data I/O.
+//! - all reads and writes take `&self`. The index's lock is never held across I/O; no other one is
+//!   waited for with [`Wait::Never`].
 //!
 //! Source: format reference 1.6, 1.7.
 
@@ -25,6 +26,7 @@ mod replay;
 mod seal;
 mod sparse;
 
+use std::path::{Path, PathBuf};
 use std::sync::RwLockReadGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,8 +57,9 @@ const LOOKUP_MAPPINGS: usize = 16;
 #[derive(Debug)]
 pub struct Upper {
     kind: Kind,
+    /// `None` for files that have no path.
+    data_path: Option<PathBuf>,
     header: Record,
-    uuid: Uuid,
     virtual_size_bytes: AtomicU64,
 }
 
@@ -66,22 +69,11 @@ enum Kind {
     Sparse(SparseLayer),
 }
 
-/// How much of a writable layer's data file is still read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UpperUsage {
-    /// Mappings in the index, zeroed ones included.
-    pub mappings: usize,
-    /// Bytes of the data file that a read can reach.
-    pub used_bytes: u64,
-    /// Bytes of data that later writes have hidden.
-    pub garbage_bytes: u64,
-}
-
 impl Upper {
     /// Name of the layer.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
-        self.uuid
+        self.header.uuid
     }
 
     /// Which of the two kinds it is.
@@ -97,6 +89,12 @@ impl Upper {
     #[must_use]
     pub fn virtual_size_bytes(&self) -> u64 {
         self.virtual_size_bytes.load(Ordering::Acquire)
+    }
+
+    /// Where the data file is; `None` for one without a path.
+    #[must_use]
+    pub fn data_path(&self) -> Option<&Path> {
+        self.data_path.as_deref()
     }
 
     /// The file that holds the data.
@@ -122,27 +120,16 @@ impl Upper {
         }
     }
 
+    /// Was nothing written to it?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index().is_empty()
+    }
+
     /// A copy of the index: sorted mappings, tags 0.
     #[must_use]
     pub fn mappings(&self) -> Vec<Mapping> {
         self.index().iter().collect()
-    }
-
-    /// What of the data file is in use.
-    #[must_use]
-    pub fn usage(&self) -> UpperUsage {
-        let index = self.index();
-        let data = index.iter().filter(|mapping| !mapping.is_zeroed());
-        let used_bytes = data.map(|mapping| mapping.sectors() * SECTOR_BYTES).sum();
-        let written = match &self.kind {
-            Kind::Append(layer) => layer.data().size().saturating_sub(open::DATA_START),
-            Kind::Sparse(_) => used_bytes,
-        };
-        UpperUsage {
-            mappings: index.len(),
-            used_bytes,
-            garbage_bytes: written.saturating_sub(used_bytes),
-        }
     }
 
     /// Makes the disk larger, in the files too; it survives a power cut from then on. Blocking.
@@ -162,9 +149,11 @@ impl Upper {
         open::write_virtual_size(self.data(), bytes)?;
         if self.kind() == UpperKind::AppendOnly {
             open::write_virtual_size(self.index_file(), bytes)?;
-            self.index_file().flush()?;
         }
-        self.data().flush()?;
+        match &self.kind {
+            Kind::Append(layer) => layer.flush_files()?,
+            Kind::Sparse(layer) => layer.flush()?,
+        }
         self.virtual_size_bytes.store(bytes, Ordering::Release);
         Ok(())
     }
@@ -213,7 +202,8 @@ impl Upper {
     /// See [`Image::stage_write`](crate::Image::stage_write).
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: then nothing is staged. From `below` when a block must be filled.
+    /// `NoSpace`, `Io`: of an append-only layer nothing is staged then, of a sparse one a part may
+    /// be written. From `below` when a block must be filled.
     pub fn stage_write(
         &self,
         below: Option<&Stack>,

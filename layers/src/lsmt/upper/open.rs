@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicU64;
 
 use super::append::AppendLayer;
 use super::log::LOG_START;
-use super::replay::replay;
+use super::replay::{Unflushed, replay};
 use super::sparse::{self, SparseLayer};
-use super::{Kind, Upper};
+use super::{Kind, Upper, UpperKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Access, UpperFile};
 use crate::limits::{DISK_BYTES_MAX, SECTOR_BYTES};
@@ -34,9 +34,23 @@ impl Upper {
     /// `NotFound`, `Io`; `Busy` when another process has it; `Config` for a layer that was sealed
     /// or files that do not belong together; `Corrupt`.
     pub fn open(data: &Path, index: &Path) -> Result<Self> {
+        let path = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
         let data = UpperFile::open_locked(data, Access::Write)?;
         let index = UpperFile::open(index, Access::Write)?;
-        Self::from_files(Box::new(data), Box::new(index))
+        let block_bytes = data.block_bytes();
+        let upper = Self::from_files(Box::new(data), Box::new(index))?;
+        if upper.kind() == UpperKind::Sparse && block_bytes > sparse::BLOCK_BYTES as u64 {
+            log::warn!(
+                "{}: the file system has blocks of {block_bytes} bytes: a small write hides all of \
+                 such a block of the layers below once the layer is opened again; use an append-only \
+                 layer here",
+                path.display()
+            );
+        }
+        Ok(Self {
+            data_path: Some(path),
+            ..upper
+        })
     }
 
     /// As [`Upper::open`], over any files; nothing is locked.
@@ -52,7 +66,7 @@ impl Upper {
         };
         Ok(Self {
             kind,
-            uuid: headers.layer.uuid,
+            data_path: None,
             header: headers.data,
             virtual_size_bytes: AtomicU64::new(size),
         })
@@ -79,7 +93,7 @@ pub fn read_only_from_files(data: Box<dyn WriteAt>, index_file: &dyn ReadAt) -> 
     let mappings = match headers.data.is_sparse() {
         true => sparse::extents(&*data, headers.layer.virtual_size_bytes)?,
         false => {
-            let replayed = replay(index_file, &*data)?;
+            let replayed = replay(index_file, &*data, Unflushed::Leave)?;
             replayed.warn_dropped(index_file.name());
             replayed.index
         }

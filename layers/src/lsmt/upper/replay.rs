@@ -13,13 +13,17 @@
 //!
 //! Source: format reference 1.3, 1.4 (7), 1.6.
 
+use std::collections::VecDeque;
+use std::ops::Range;
+
 use super::index::UpperIndex;
-use super::log::{CHECKED_TAG, LOG_START, LogEntry, add_to_checksum, entry_at};
+use super::log::{CHECK_ENTRIES_MAX, CHECKED_TAG, LOG_START, LogEntry, add_to_checksum, entry_at};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{LOG_ENTRIES_MAX, SECTOR_BYTES, SECTOR_INVALID};
 use crate::lsmt::index_file::DATA_FIRST_SECTOR;
 use crate::lsmt::mapping::{ENTRY_BYTES, Mapping};
 use crate::read_at::ReadAt;
+use crate::write_at::WriteAt;
 
 const OP: &str = "read index log";
 const CHUNK_BYTES: usize = 1 << 20;
@@ -32,8 +36,8 @@ pub(super) struct Replayed {
     pub(super) entries: u64,
     /// Entries up to the last durable remark's promise.
     pub(super) durable_entries: u64,
-    /// Numbers of the entries that do not count, in ascending order.
-    pub(super) dropped: Vec<u64>,
+    /// Numbers of the entries that do not count, in ascending runs.
+    pub(super) dropped: Vec<Range<u64>>,
     /// Bytes of a last entry that is not whole.
     pub(super) torn_bytes: u64,
 }
@@ -46,11 +50,21 @@ impl Replayed {
             0 => String::new(),
             torn => format!(" and a last one of which only {torn} bytes are there"),
         };
+        let dropped: u64 = self.dropped.iter().map(|run| run.end - run.start).sum();
         log::warn!(
-            "{name}: dropped {} index entries{torn}: never flushed, and not whole after a crash",
-            self.dropped.len(),
+            "{name}: dropped {dropped} index entries{torn}: never flushed, and not whole after a crash",
         );
     }
+}
+
+/// What happens to data that is whole and was never flushed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Unflushed<'a> {
+    /// Nothing: the layer is only read.
+    Leave,
+    /// It is written to this file once more. After a flush that failed the kernel may hold it in
+    /// memory and believe that it is on the device.
+    WriteAgain(&'a dyn WriteAt),
 }
 
 /// Replays the log in `index_file` over the data in `data_file`. Blocking.
@@ -58,7 +72,11 @@ impl Replayed {
 /// # Errors
 /// `Corrupt` for an entry that nobody can have written, or flushed data that is gone;
 /// `Unsupported` for a log beyond the limit; `Io`.
-pub(super) fn replay(index_file: &dyn ReadAt, data_file: &dyn ReadAt) -> Result<Replayed> {
+pub(super) fn replay(
+    index_file: &dyn ReadAt,
+    data_file: &dyn ReadAt,
+    unflushed: Unflushed<'_>,
+) -> Result<Replayed> {
     let in_log = |error: Error| error.in_file(index_file.name());
     let log_bytes = index_file.size().saturating_sub(LOG_START);
     let entries = log_bytes / ENTRY_BYTES as u64;
@@ -67,18 +85,26 @@ pub(super) fn replay(index_file: &dyn ReadAt, data_file: &dyn ReadAt) -> Result<
         return Err(in_log(Error::new(ErrorKind::Unsupported, OP, detail)));
     }
     let mut durable_entries = 0;
+    let mut has_checks = false;
     for_each_entry(index_file, entries, |number, entry| {
-        if let LogEntry::Durable { entries } = entry
-            && entries <= number
-        {
-            durable_entries = durable_entries.max(entries);
+        match entry {
+            LogEntry::Durable { entries } if entries <= number => {
+                durable_entries = durable_entries.max(entries);
+                has_checks = true;
+            }
+            LogEntry::Check { .. } => has_checks = true,
+            // A page that was lost may have held them.
+            LogEntry::Mapping(mapping) => has_checks |= is_lost_page(mapping),
+            LogEntry::Durable { .. } | LogEntry::Padding => {}
         }
         Ok(())
     })?;
     let mut replay = Replay {
         data_file,
         data_sectors: data_file.size() / SECTOR_BYTES,
-        unchecked: Vec::new(),
+        unflushed,
+        has_checks,
+        unchecked: VecDeque::new(),
         buffer: Vec::new(),
         result: Replayed {
             entries,
@@ -90,8 +116,8 @@ pub(super) fn replay(index_file: &dyn ReadAt, data_file: &dyn ReadAt) -> Result<
     for_each_entry(index_file, entries, |number, entry| {
         replay.entry(number, entry).map_err(in_log)
     })?;
-    replay.drop_unchecked();
-    replay.result.dropped.sort_unstable();
+    replay.drop_unchecked(usize::MAX);
+    replay.result.dropped.sort_unstable_by_key(|run| run.start);
     Ok(replay.result)
 }
 
@@ -121,8 +147,12 @@ fn for_each_entry(
 struct Replay<'a> {
     data_file: &'a dyn ReadAt,
     data_sectors: u64,
-    /// Mappings that wait for their check: number and mapping.
-    unchecked: Vec<(u64, Mapping)>,
+    unflushed: Unflushed<'a>,
+    /// The log is obd's: in one of the C++ code the tag is the number of lower layers, of which
+    /// there may be 255.
+    has_checks: bool,
+    /// Mappings that wait for their check: number and mapping. At most as many as a check covers.
+    unchecked: VecDeque<(u64, Mapping)>,
     buffer: Vec<u8>,
     result: Replayed,
 }
@@ -131,7 +161,7 @@ impl Replay<'_> {
     fn entry(&mut self, number: u64, entry: LogEntry) -> Result<()> {
         let durable = number < self.result.durable_entries;
         match entry {
-            LogEntry::Mapping(mapping) if is_lost_page(mapping) => self.result.dropped.push(number),
+            LogEntry::Mapping(mapping) if is_lost_page(mapping) => self.drop_entry(number),
             LogEntry::Mapping(mapping) => {
                 check_shape(number, mapping)?;
                 self.mapping(number, mapping, durable)?;
@@ -153,66 +183,97 @@ impl Replay<'_> {
             );
             return Err(Error::corrupt(OP, detail).at(entry_at(number)));
         }
-        if !durable && mapping.tag() == CHECKED_TAG {
-            self.unchecked.push((number, mapping));
+        if !durable && self.has_checks && mapping.tag() == CHECKED_TAG {
+            if self.unchecked.len() == CHECK_ENTRIES_MAX {
+                self.drop_unchecked(1);
+            }
+            self.unchecked.push_back((number, mapping));
         } else if inside {
             self.insert(mapping);
         } else {
-            self.result.dropped.push(number);
+            self.drop_entry(number);
         }
         Ok(())
     }
 
     fn insert(&mut self, mapping: Mapping) {
-        if mapping.sectors() > 0 {
-            self.result.index.insert(mapping.with_tag(0), |_| {});
+        let (offset, sectors) = (mapping.offset(), mapping.sectors());
+        if sectors == 0 {
+            return;
+        }
+        let mapping = match mapping.is_zeroed() {
+            // The data file may have been longer when the C++ code noted where it ended.
+            true => {
+                let end = self.data_sectors.max(DATA_FIRST_SECTOR);
+                Mapping::zeroed(offset, sectors, mapping.moffset().min(end), 0)
+            }
+            false => mapping.with_tag(0),
+        };
+        self.result.index.insert(mapping, |_| {});
+    }
+
+    fn drop_entry(&mut self, number: u64) {
+        match self.result.dropped.last_mut() {
+            Some(run) if run.end == number => run.end += 1,
+            _ => self.result.dropped.push(number..number + 1),
         }
     }
 
     /// Decides about the mappings before a check. Those in front of them have lost theirs.
     fn check(&mut self, entries: u64, checksum: u32) -> Result<()> {
         let covered = usize::try_from(entries).unwrap_or(usize::MAX);
-        let without_check = self.unchecked.len().saturating_sub(covered);
-        let numbers = self
-            .unchecked
-            .drain(..without_check)
-            .map(|(number, _)| number);
-        self.result.dropped.extend(numbers);
+        self.drop_unchecked(self.unchecked.len().saturating_sub(covered));
         let complete = self.unchecked.len() == covered;
-        let good = complete && self.checksum()? == Some(checksum);
-        if !good {
-            self.drop_unchecked();
+        if !complete || self.checksum()? != Some(checksum) {
+            self.drop_unchecked(usize::MAX);
             return Ok(());
         }
         for (_, mapping) in std::mem::take(&mut self.unchecked) {
+            if let Unflushed::WriteAgain(file) = self.unflushed
+                && !mapping.is_zeroed()
+            {
+                self.read_data(mapping)?;
+                file.write_at(mapping.moffset() * SECTOR_BYTES, &self.buffer)?;
+            }
             self.insert(mapping);
         }
         Ok(())
     }
 
-    fn drop_unchecked(&mut self) {
-        let numbers = self.unchecked.drain(..).map(|(number, _)| number);
-        self.result.dropped.extend(numbers);
+    /// Drops the first `count` mappings that wait, or all.
+    fn drop_unchecked(&mut self, count: usize) {
+        for _ in 0..count.min(self.unchecked.len()) {
+            if let Some((number, _)) = self.unchecked.pop_front() {
+                self.drop_entry(number);
+            }
+        }
     }
 
     /// Checksum of the waiting mappings; `None` when data is missing.
     fn checksum(&mut self) -> Result<Option<u32>> {
         let mut checksum = 0;
-        for (_, mapping) in &self.unchecked {
+        for at in 0..self.unchecked.len() {
+            let Some((_, mapping)) = self.unchecked.get(at).copied() else {
+                break;
+            };
             let mut data_checksum = 0;
             if !mapping.is_zeroed() {
                 if mapping.moffset_end() > self.data_sectors {
                     return Ok(None);
                 }
-                let bytes = usize::try_from(mapping.sectors() * SECTOR_BYTES).unwrap_or(0);
-                self.buffer.resize(bytes, 0);
-                let offset = mapping.moffset() * SECTOR_BYTES;
-                self.data_file.read_exact_at(offset, &mut self.buffer)?;
+                self.read_data(mapping)?;
                 data_checksum = crc32c::crc32c(&self.buffer);
             }
-            checksum = add_to_checksum(checksum, *mapping, data_checksum);
+            checksum = add_to_checksum(checksum, mapping, data_checksum);
         }
         Ok(Some(checksum))
+    }
+
+    fn read_data(&mut self, mapping: Mapping) -> Result<()> {
+        let bytes = usize::try_from(mapping.sectors() * SECTOR_BYTES).unwrap_or(0);
+        self.buffer.resize(bytes, 0);
+        let offset = mapping.moffset() * SECTOR_BYTES;
+        self.data_file.read_exact_at(offset, &mut self.buffer)
     }
 }
 

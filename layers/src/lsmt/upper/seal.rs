@@ -37,7 +37,8 @@ impl Upper {
         let entries = self.index().len() as u64;
         if entries > LAYER_INDEX_ENTRIES_MAX {
             let detail = format!(
-                "{entries} mappings, a sealed layer has at most {LAYER_INDEX_ENTRIES_MAX}: commit it"
+                "{entries} mappings, a sealed layer has at most {LAYER_INDEX_ENTRIES_MAX}; a commit, \
+                 which joins neighbours, may have fewer"
             );
             let error = Error::new(ErrorKind::Unsupported, OP, detail);
             return Err(error.in_file(self.data().name()));
@@ -53,7 +54,8 @@ impl Upper {
 
     /// Takes back what [`Upper::seal`] did, which has returned `end`.
     pub(crate) fn unseal(&self, end: u64) {
-        if let Err(error) = self.data().set_size(end) {
+        let data = self.data();
+        if let Err(error) = data.set_size(end).and_then(|()| data.flush()) {
             // Still a writable layer, if there is no trailer, with garbage behind its data.
             log::warn!("an index that is not whole stays behind the data: {error}");
         }
@@ -75,6 +77,8 @@ impl Upper {
             user_tag: Vec::new(),
             ..self.header.clone()
         };
+        // Nothing of a write that failed half way may stay behind the trailer.
+        data.set_size(end)?;
         data.write_at(end, &tail)?;
         data.flush()?;
         // Only now, so that a trailer on the device has its index before it.

@@ -18,7 +18,6 @@
 //!
 //! Source: format reference 1.7, 12.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::group_flush::{FlushError, GroupFlush};
@@ -34,7 +33,7 @@ use crate::write_at::WriteAt;
 
 /// Sectors of a block: what file systems tell holes from data by.
 const BLOCK_SECTORS: u64 = 8;
-const BLOCK_BYTES: usize = 4096;
+pub(super) const BLOCK_BYTES: usize = 4096;
 
 /// Most mappings in a block: one a sector.
 const BLOCK_MAPPINGS_MAX: usize = 8;
@@ -53,7 +52,6 @@ pub(super) struct SparseLayer {
     /// Written to hold everybody else off while a block is filled, else read.
     fills: RwLock<()>,
     flushes: GroupFlush,
-    unflushed: AtomicBool,
 }
 
 /// The mappings of a sparse data file of a disk of `disk_bytes`: its extents. Blocking.
@@ -92,12 +90,17 @@ impl SparseLayer {
     /// Reads where the file has data. `index_file` is not used, but belongs to the layer.
     ///
     /// # Errors
-    /// `Io`.
+    /// `NoSpace`, `Io`.
     pub(super) fn open(
         data: Box<dyn WriteAt>,
         index_file: Box<dyn WriteAt>,
         disk_bytes: u64,
     ) -> Result<Self> {
+        // Shorter or longer: the C++ code, or this, died while it resized or sealed it.
+        let size = HEADER_BYTES as u64 + disk_bytes;
+        if data.size() != size {
+            data.set_size(size)?;
+        }
         let index = extents(&*data, disk_bytes)?;
         Ok(Self {
             data,
@@ -105,8 +108,6 @@ impl SparseLayer {
             index: RwLock::new(index),
             fills: RwLock::default(),
             flushes: GroupFlush::default(),
-            // What another process wrote and did not flush is not told from the rest.
-            unflushed: AtomicBool::new(true),
         })
     }
 
@@ -127,7 +128,7 @@ impl SparseLayer {
     }
 
     /// Writes `data`; with [`Wait::Never`] `Pending` when a block must be filled with bytes from
-    /// below that are not in memory.
+    /// below that are not in memory, or somebody else is just filling one.
     ///
     /// # Errors
     /// `NoSpace`, `Io`; from the layers below.
@@ -148,8 +149,7 @@ impl SparseLayer {
             };
             let (part, rest) = data.split_at_checked(len).unwrap_or((data, &[]));
             let done = if len == whole && in_block == 0 {
-                self.write_sectors(sector, part)?;
-                Progress::Done
+                self.write_sectors(sector, part, wait)?
             } else {
                 self.write_part_of_block(below, sector, part, wait)?
             };
@@ -162,20 +162,62 @@ impl SparseLayer {
         Ok(Progress::Done)
     }
 
-    fn write_sectors(&self, sector: u64, data: &[u8]) -> Result<()> {
-        let _no_fill = self.fills.read().unwrap_or_else(PoisonError::into_inner);
-        self.put(sector, data)
+    /// Keeps fills out; `None` when that would have to wait.
+    fn no_fill(&self, wait: Wait) -> Option<RwLockReadGuard<'_, ()>> {
+        match wait {
+            Wait::UntilDone => Some(self.fills.read().unwrap_or_else(PoisonError::into_inner)),
+            Wait::Never => self.fills.try_read().ok(),
+        }
+    }
+
+    /// Keeps everybody else out; `None` when that would have to wait.
+    fn alone(&self, wait: Wait) -> Option<RwLockWriteGuard<'_, ()>> {
+        match wait {
+            Wait::UntilDone => Some(self.fills.write().unwrap_or_else(PoisonError::into_inner)),
+            Wait::Never => self.fills.try_write().ok(),
+        }
+    }
+
+    fn write_sectors(&self, sector: u64, data: &[u8], wait: Wait) -> Result<Progress> {
+        let Some(_no_fill) = self.no_fill(wait) else {
+            return Ok(Progress::Pending);
+        };
+        self.put(sector, data)?;
+        Ok(Progress::Done)
     }
 
     fn put(&self, sector: u64, data: &[u8]) -> Result<()> {
-        self.unflushed.store(true, Ordering::Relaxed);
-        self.data
-            .write_at((sector + FIRST_SECTOR) * SECTOR_BYTES, data)?;
         let sectors = data.len() as u64 / SECTOR_BYTES;
+        if let Err(error) = self.data.write_at(in_file(sector), data) {
+            self.punch_unwritten(sector, sector + sectors);
+            return Err(error);
+        }
         if !self.has_all(sector, sectors) {
             insert_run(&mut self.index_mut(), sector, sectors);
         }
         Ok(())
+    }
+
+    /// After a write that failed: blocks that it has left in the file, and that are not in the
+    /// layer, would be in the layer after the next open.
+    fn punch_unwritten(&self, start: u64, end: u64) {
+        let mut at = start;
+        while at < end {
+            let mut found = [Mapping::PADDING; 1];
+            let range = SectorRange { start: at, end };
+            let (gap_end, next) = match self.index().lookup(range, &mut found) {
+                0 => (end, end),
+                _ => (found[0].offset(), found[0].end()),
+            };
+            let first = at.next_multiple_of(BLOCK_SECTORS);
+            let last = gap_end / BLOCK_SECTORS * BLOCK_SECTORS;
+            if first < last
+                && let Err(error) = self.data.punch_hole(in_file(first)..in_file(last))
+            {
+                log::warn!("a part of a failed write may show after the next open: {error}");
+            }
+            at = next;
+        }
     }
 
     /// Are all these sectors in the layer?
@@ -207,7 +249,9 @@ impl SparseLayer {
         let disk_end = (self.data.size() / SECTOR_BYTES).saturating_sub(FIRST_SECTOR);
         let sectors = BLOCK_SECTORS.min(disk_end.saturating_sub(first));
         {
-            let _no_fill = self.fills.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(_no_fill) = self.no_fill(wait) else {
+                return Ok(Progress::Pending);
+            };
             if self.has_all(first, sectors) {
                 self.put(sector, data)?;
                 return Ok(Progress::Done);
@@ -224,7 +268,9 @@ impl SparseLayer {
                 return Ok(Progress::Pending);
             }
         }
-        let _alone = self.fills.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(_alone) = self.alone(wait) else {
+            return Ok(Progress::Pending);
+        };
         self.read_own(first, block)?;
         let start = bytes(sector - first);
         if let Some(part) = block.get_mut(start..start + data.len()) {
@@ -295,7 +341,9 @@ impl SparseLayer {
         let mut at = range.start;
         while at < range.end {
             let sectors = (range.end - at).min(ZEROS.len() as u64 / SECTOR_BYTES);
-            self.write_sectors(at, ZEROS.get(..bytes(sectors)).unwrap_or_default())?;
+            let zeros = ZEROS.get(..bytes(sectors)).unwrap_or_default();
+            self.write_sectors(at, zeros, Wait::UntilDone)?
+                .expect_done("write zeroes")?;
             at += sectors;
         }
         Ok(())
@@ -306,16 +354,14 @@ impl SparseLayer {
         if start >= end {
             return Ok(());
         }
-        self.unflushed.store(true, Ordering::Relaxed);
         let range = SectorRange { start, end };
         let mut hidden = Vec::new();
         let punched = {
-            let _no_fill = self.fills.read().unwrap_or_else(PoisonError::into_inner);
+            let _no_fill = self.no_fill(Wait::UntilDone);
             // In this order: a write that comes between is zeroed in the file and still in the
             // index, and that reads the same now and after the next open.
             self.index_mut()
                 .remove(range, |mapping| hidden.push(mapping));
-            let in_file = |sector: u64| (sector + FIRST_SECTOR) * SECTOR_BYTES;
             self.data.punch_hole(in_file(start)..in_file(end))
         };
         match punched {
@@ -336,13 +382,14 @@ impl SparseLayer {
     /// # Errors
     /// As [`GroupFlush::run`].
     pub(super) fn flush(&self) -> Result<()> {
-        self.flushes.run(|| {
-            if self.unflushed.swap(false, Ordering::Relaxed) {
-                self.data.flush().map_err(FlushError::Lost)?;
-            }
-            Ok(())
-        })
+        self.flushes
+            .run(|| self.data.flush().map_err(FlushError::Lost))
     }
+}
+
+/// First byte of a sector in the file.
+fn in_file(sector: u64) -> u64 {
+    (sector + FIRST_SECTOR) * SECTOR_BYTES
 }
 
 fn bytes(sectors: u64) -> usize {
