@@ -135,7 +135,7 @@ fn bench<C: Contender>(criterion: &mut Criterion) {
         let blocks = 2 * count as u64;
         let mut contender: C = filled(count, blocks);
         let mut random = Random(2);
-        let name = |what: &str| BenchmarkId::new(format!("{}, {what}", C::NAME), count);
+        let name = |what: &str| BenchmarkId::new(format!("{} {what}", C::NAME), count);
         group.bench_function(name("lookup"), |bencher| {
             bencher.iter(|| {
                 for _ in 0..BATCH {

@@ -33,14 +33,17 @@ pub enum Progress {
 }
 
 impl Progress {
-    /// The end of a blocking read.
-    pub(crate) fn expect_done(self, op: &'static str) -> Result<()> {
+    /// The end of something that was done with [`Wait::UntilDone`].
+    ///
+    /// # Errors
+    /// `Io` for [`Progress::Pending`], which only a broken source says then.
+    pub fn expect_done(self, op: &'static str) -> Result<()> {
         match self {
             Self::Done => Ok(()),
             Self::Pending => Err(Error::new(
                 ErrorKind::Io,
                 op,
-                "a blocking read came back without its bytes",
+                "pending after waiting until done",
             )),
         }
     }

@@ -298,7 +298,7 @@ fn refuse_write(disk: &Disk, error: &layers::Error) -> Status {
 
 fn refuse(disk: &Disk, what: &str, error: &layers::Error) -> Status {
     disk.report(format_args!("{what} failed: {error}"));
-    Status::from(error.kind())
+    Status::IoError
 }
 
 /// Answers a write that was staged or done elsewhere, or anything that failed; returns the bytes

@@ -93,7 +93,7 @@ impl Backend {
     ) -> io::Result<Self> {
         let stops = Arc::<StopDeadline>::default();
         let queue = |number| SharedQueue::new(Arc::clone(disk), number, Arc::clone(&stops));
-        let cache = Arc::<CacheMode>::default();
+        let cache = Arc::new(CacheMode::new(Arc::clone(disk.cache_switch())));
         let workers = (0..options.threads)
             .map(|_| {
                 let mailbox = Arc::new(Mailbox::new()?);
@@ -159,6 +159,22 @@ impl Backend {
     }
 }
 
+impl Backend {
+    fn switch_cache(&self, writeback: bool) {
+        let kept = self.cache.set_writeback(writeback);
+        if let Err(error) = kept {
+            self.disk.report(format_args!(
+                "the next daemon will not know that the guest has switched write caching {}: {error}",
+                if writeback { "on" } else { "off" }
+            ));
+        } else if !writeback {
+            self.disk.report(format_args!(
+                "the guest has switched write caching off: every write is flushed"
+            ));
+        }
+    }
+}
+
 impl VhostUserBackend for Backend {
     type Bitmap = ();
     type Vring = DiskVring;
@@ -189,7 +205,7 @@ impl VhostUserBackend for Backend {
     /// it may be the guest's doing.
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         match self.config.parse_write(offset, bytes) {
-            Some(writeback) => self.cache.set_writeback(writeback),
+            Some(writeback) => self.switch_cache(writeback),
             None => self.disk.report(format_args!(
                 "ignored a write of {} bytes at {offset} of the configuration",
                 bytes.len()

@@ -4,12 +4,13 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use layers::{Dest, Image, Progress, Result, Wait, WriteBatch};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
+use crate::cache_switch::CacheSwitch;
 use crate::write_pace::WritePace;
 use crate::zero_ranges::ZeroRange;
 
@@ -27,6 +28,7 @@ pub struct Disk {
     /// Padded with zeros.
     serial: [u8; SERIAL_BYTES_MAX],
     pace: WritePace,
+    cache_switch: Arc<CacheSwitch>,
     reports: Reports,
 }
 
@@ -49,8 +51,24 @@ impl Disk {
             name,
             serial: padded,
             pace: WritePace::default(),
+            cache_switch: Arc::default(),
             reports: Reports::default(),
         }
+    }
+
+    /// The same disk with this switch instead of one that the process takes along.
+    #[must_use]
+    pub fn with_cache_switch(self, switch: CacheSwitch) -> Self {
+        Self {
+            cache_switch: Arc::new(switch),
+            ..self
+        }
+    }
+
+    /// For tests: the same disk with another pace.
+    #[cfg(test)]
+    pub(crate) fn with_pace(self, pace: WritePace) -> Self {
+        Self { pace, ..self }
     }
 
     /// What messages call this disk: the path of its socket.
@@ -89,6 +107,12 @@ impl Disk {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.image.is_writable()
+    }
+
+    /// Has a driver switched write caching off?
+    #[must_use]
+    pub fn cache_switch(&self) -> &Arc<CacheSwitch> {
+        &self.cache_switch
     }
 
     /// How writes have gone lately.

@@ -13,13 +13,14 @@
 //!             pool -> mailbox         requests that must wait, and the way back
 //! ```
 //!
-//! What a driver may choose about its writes is in `config_space` and `cache_mode`; `write_pace`
-//! knows whether the host takes them quickly. Only `backend`, `session` and `vring` know `vhost-user-backend`.
+//! What a driver may choose about its writes is in `config_space`, `cache_mode` and
+//! `cache_switch`; `write_pace` knows whether the host takes them quickly. Only `backend`, `session` and `vring` know `vhost-user-backend`.
 
 pub mod answer;
 pub mod args;
 pub mod backend;
 pub mod cache_mode;
+pub mod cache_switch;
 pub mod config_space;
 pub mod descriptor_chain;
 pub mod disk;

@@ -9,13 +9,16 @@
 //! Invariants
 //! - at most `threads_max` threads, at most half of which write or flush: reads go on when the host
 //!   holds writers up.
-//! - requests that run, or whose bytes nobody has taken yet, hold at most [`BUFFERED_BYTES_MAX`]
-//!   together, or are one single request. Room is given in the order it was asked for.
+//! - reads that run, or whose bytes nobody has taken yet, hold at most [`READ_BYTES_MAX`] together,
+//!   or are one single request; writes from the copy of their data on hold [`WRITE_BYTES_MAX`]. Room
+//!   is given in the order it was asked for, to reads and to writes apart: neither waits for room
+//!   that the other holds.
 //! - nothing of a session that has ended is started, but for a flush.
 //! - a flush answers only requests that came before it began; those that come while a disk is
 //!   flushed share the next flush.
 
 mod job;
+mod room;
 
 pub use job::{Job, Outcome, Work, WritePlan};
 
@@ -26,9 +29,13 @@ use layers::{Error, ErrorKind};
 
 use crate::disk::Disk;
 use job::Step;
+use room::{Direction, Room};
 
-/// Most bytes of requests that wait, run, or are done and not collected.
-pub const BUFFERED_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of reads that run, or are done and not collected.
+pub const READ_BYTES_MAX: usize = 32 << 20;
+
+/// Most bytes of writes whose data is copied and not written.
+pub const WRITE_BYTES_MAX: usize = 32 << 20;
 
 /// What one thread takes up.
 #[derive(Debug)]
@@ -45,63 +52,79 @@ struct FlushWaiters {
     jobs: Vec<Job>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Tasks and when they came. These need room first ...
-    need_room: VecDeque<(u64, Job)>,
-    /// ... and these have what they need.
-    writes: VecDeque<(u64, Task)>,
+    /// Tasks are kept with the number in which they came: those that need room first ...
+    reads: Room,
+    reservations: Room,
+    /// ... and those that have what they need.
+    changes: VecDeque<(u64, Task)>,
     tasks_seen: u64,
     flushes: Vec<FlushWaiters>,
     threads: usize,
     threads_idle: usize,
     writers: usize,
     writers_max: usize,
-    buffered_bytes: usize,
 }
 
 impl State {
+    fn new(threads_max: usize) -> Self {
+        Self {
+            reads: Room::new(READ_BYTES_MAX),
+            reservations: Room::new(WRITE_BYTES_MAX),
+            changes: VecDeque::new(),
+            tasks_seen: 0,
+            flushes: Vec::new(),
+            threads: 0,
+            threads_idle: 0,
+            writers: 0,
+            writers_max: threads_max.div_ceil(2),
+        }
+    }
+
+    fn room(&mut self, direction: Direction) -> &mut Room {
+        match direction {
+            Direction::Read => &mut self.reads,
+            Direction::Write => &mut self.reservations,
+        }
+    }
+
     fn push(&mut self, task: Task) {
         let number = self.tasks_seen;
         self.tasks_seen += 1;
         match task {
-            Task::Job(job) if job.work.room_wanted().is_some() => {
-                self.need_room.push_back((number, job));
-            }
-            task => self.writes.push_back((number, task)),
+            Task::Job(job) => match job.work.room_wanted() {
+                Some((direction, bytes)) => self.room(direction).push(number, bytes, job),
+                None => self.changes.push_back((number, Task::Job(job))),
+            },
+            flush @ Task::Flush(_) => self.changes.push_back((number, flush)),
         }
     }
 
     fn waiting(&self) -> usize {
-        self.need_room.len() + self.writes.len()
-    }
-
-    fn has_room(&self, bytes: usize) -> bool {
-        self.buffered_bytes == 0 || self.buffered_bytes + bytes <= BUFFERED_BYTES_MAX
+        self.reads.waiting() + self.reservations.waiting() + self.changes.len()
     }
 
     /// The oldest task that may start, and the room it was given.
-    fn pop(&mut self) -> Option<(Task, usize)> {
-        let startable = self
-            .need_room
-            .front()
-            .map(|(number, job)| (*number, job.work.room_wanted().unwrap_or(0)))
-            .filter(|(_, bytes)| self.has_room(*bytes));
-        let oldest_write = self.writes.front().map(|(number, _)| *number);
-        let oldest_write = oldest_write.filter(|_| self.writers < self.writers_max);
-        match (startable, oldest_write) {
-            (Some((number, bytes)), write) if write.is_none_or(|write| number < write) => {
-                let (_, job) = self.need_room.pop_front()?;
-                self.buffered_bytes += bytes;
-                Some((Task::Job(job), bytes))
-            }
-            (_, Some(_)) => {
-                let (_, task) = self.writes.pop_front()?;
-                self.writers += 1;
-                Some((task, 0))
-            }
-            _ => None,
+    fn pop(&mut self) -> Option<(Task, Option<(Direction, usize)>)> {
+        let change = self.changes.front().map(|(number, _)| *number);
+        let change = change.filter(|_| self.writers < self.writers_max);
+        let startable = [
+            (self.reads.startable(), Some(Direction::Read)),
+            (self.reservations.startable(), Some(Direction::Write)),
+            (change, None),
+        ];
+        let startable = startable
+            .into_iter()
+            .filter_map(|(number, kind)| Some((number?, kind)));
+        let (_, oldest) = startable.min_by_key(|(number, _)| *number)?;
+        if let Some(direction) = oldest {
+            let (job, bytes) = self.room(direction).pop()?;
+            return Some((Task::Job(job), Some((direction, bytes))));
         }
+        let (_, task) = self.changes.pop_front()?;
+        self.writers += 1;
+        Some((task, None))
     }
 
     /// Has `job` wait for the next flush of its disk.
@@ -154,9 +177,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn permit(self: &Arc<Self>, bytes: usize) -> Permit {
+    fn permit(self: &Arc<Self>, (direction, bytes): (Direction, usize)) -> Permit {
         Permit {
             shared: Arc::clone(self),
+            direction,
             bytes,
         }
     }
@@ -166,12 +190,15 @@ impl Shared {
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
+    direction: Direction,
     bytes: usize,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.lock().buffered_bytes -= self.bytes;
+        let mut state = self.shared.lock();
+        state.room(self.direction).give_back(self.bytes);
+        drop(state);
         self.shared.startable.notify_one();
     }
 }
@@ -187,13 +214,9 @@ impl Pool {
     /// A pool that will start up to `threads_max` threads.
     #[must_use]
     pub fn new(threads_max: usize) -> Self {
-        let state = State {
-            writers_max: threads_max.div_ceil(2),
-            ..State::default()
-        };
         Self {
             shared: Arc::new(Shared {
-                state: Mutex::new(state),
+                state: Mutex::new(State::new(threads_max)),
                 startable: Condvar::new(),
             }),
             threads_max,
@@ -204,13 +227,15 @@ impl Pool {
     /// [`Work::Reserve`] gets it later. Does not block.
     #[must_use]
     pub fn try_reserve(&self, bytes: usize) -> Option<Permit> {
-        let mut state = self.shared.lock();
-        if !state.need_room.is_empty() || !state.has_room(bytes) {
-            return None;
-        }
-        state.buffered_bytes += bytes;
-        drop(state);
-        Some(self.shared.permit(bytes))
+        let taken = self.shared.lock().reservations.try_take(bytes);
+        taken.then(|| self.shared.permit((Direction::Write, bytes)))
+    }
+
+    /// Requests that the next flushes will answer.
+    #[cfg(test)]
+    pub(crate) fn flush_waiters(&self) -> usize {
+        let state = self.shared.lock();
+        state.flushes.iter().map(|waiters| waiters.jobs.len()).sum()
     }
 
     /// Queues a job. Its completion goes to the mailbox, also when it fails. Does not block.
@@ -241,18 +266,19 @@ impl Pool {
     }
 }
 
-/// Everything there is to do, when nobody can do it.
+/// Every job there is, when nobody can do it.
 fn take_all(state: &mut State) -> Vec<Job> {
     let flushes = std::mem::take(&mut state.flushes);
-    let reads = std::mem::take(&mut state.need_room);
-    let writes = std::mem::take(&mut state.writes);
-    let writes = writes.into_iter().filter_map(|(_, task)| match task {
+    let changes = std::mem::take(&mut state.changes);
+    let changes = changes.into_iter().filter_map(|(_, task)| match task {
         Task::Job(job) => Some(job),
         Task::Flush(_) => None,
     });
-    let reads = reads.into_iter().map(|(_, job)| job);
     let flushes = flushes.into_iter().flat_map(|waiters| waiters.jobs);
-    reads.chain(writes).chain(flushes).collect()
+    let mut jobs: Vec<_> = changes.chain(flushes).collect();
+    jobs.extend(state.reads.take_waiting());
+    jobs.extend(state.reservations.take_waiting());
+    jobs
 }
 
 fn fail(jobs: Vec<Job>) {
@@ -266,26 +292,25 @@ fn fail(jobs: Vec<Job>) {
 fn work(shared: &Arc<Shared>) {
     loop {
         let (task, room) = next_task(shared);
-        let permit = shared.permit(room);
-        let writes = match task {
-            Task::Flush(disk) => {
-                run_flush(shared, &disk);
-                true
+        let changes = room.is_none();
+        match task {
+            Task::Flush(disk) => run_flush(shared, &disk),
+            Task::Job(mut job) => {
+                // A write brings its own.
+                if let Some(room) = room {
+                    job.permit = Some(shared.permit(room));
+                }
+                run_job(shared, job);
             }
-            Task::Job(job) => {
-                let writes = job.work.room_wanted().is_none();
-                run_job(shared, job, permit);
-                writes
-            }
-        };
-        if writes {
+        }
+        if changes {
             shared.lock().writers -= 1;
             shared.startable.notify_one();
         }
     }
 }
 
-fn next_task(shared: &Shared) -> (Task, usize) {
+fn next_task(shared: &Shared) -> (Task, Option<(Direction, usize)>) {
     let mut state = shared.lock();
     loop {
         if let Some(task) = state.pop() {
@@ -304,9 +329,7 @@ fn next_task(shared: &Shared) -> (Task, usize) {
     }
 }
 
-fn run_job(shared: &Arc<Shared>, mut job: Job, permit: Permit) {
-    // A write brings its own.
-    job.permit.get_or_insert(permit);
+fn run_job(shared: &Shared, mut job: Job) {
     match job.run() {
         Some(Ok(Step::Over(outcome))) => job.post(Ok(outcome)),
         Some(Ok(Step::Flush)) => {
@@ -391,7 +414,7 @@ mod tests {
         let pool = Pool::new(4);
         let mailbox = Arc::new(Mailbox::new().unwrap());
         for _ in 0..3 {
-            pool.submit(job(&disk, &mailbox, BUFFERED_BYTES_MAX / 2 + 512));
+            pool.submit(job(&disk, &mailbox, READ_BYTES_MAX / 2 + 512));
             give.send(()).unwrap();
         }
         let mut completions = Vec::new();
@@ -404,46 +427,102 @@ mod tests {
         }
     }
 
-    #[test]
-    fn reads_go_on_while_the_host_holds_writers_up() {
-        let (give, tokens) = channel::<()>();
+    /// A disk whose writes of data take a token each, until there is no giver.
+    fn stuck_disk(tokens: Receiver<()>) -> Arc<Disk> {
         let tokens = Mutex::new(tokens);
-        let written = writable_disk(UpperKind::AppendOnly, move |change| {
+        let disk = writable_disk(UpperKind::AppendOnly, move |change| {
             if change == Change::WriteData {
                 tokens.lock().unwrap().recv().ok();
             }
             Ok(())
         });
-        let written = Arc::new(written);
+        Arc::new(disk)
+    }
+
+    fn write(len: usize) -> Work {
+        Work::Write {
+            offset: 0,
+            data: vec![1; len],
+            durable: false,
+        }
+    }
+
+    fn wait_for(mailbox: &Mailbox, count: usize) -> Vec<Outcome> {
+        let mut completions = Vec::new();
+        while completions.len() < count {
+            mailbox.wait_posted();
+            mailbox.collect(&mut completions);
+        }
+        completions
+            .into_iter()
+            .map(|one| one.result.unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn reads_go_on_while_the_host_holds_writers_up() {
+        let (give, tokens) = channel();
+        let written = stuck_disk(tokens);
         let read = Arc::new(disk_of(&[(0, &[7; 512])], |_, _| Ok(Progress::Done)));
         let pool = Pool::new(2);
         let mailbox = Arc::new(Mailbox::new().unwrap());
         for _ in 0..2 {
-            let write = Work::Write {
-                offset: 0,
-                data: vec![1; 512],
-                durable: false,
-            };
             pool.submit(Job {
-                work: write,
+                work: write(512),
                 permit: pool.try_reserve(512),
                 ..job(&written, &mailbox, 0)
             });
         }
         pool.submit(job(&read, &mailbox, 512));
-        mailbox.wait_posted();
-        let mut completions = Vec::new();
-        mailbox.collect(&mut completions);
-        let results: Vec<_> = completions.iter().map(|one| &one.result).collect();
-        assert!(
-            matches!(results[..], [Ok(Outcome::Bytes(_))]),
-            "{results:?}"
-        );
+        let outcomes = wait_for(&mailbox, 1);
+        assert!(matches!(outcomes[..], [Outcome::Bytes(_)]), "{outcomes:?}");
         drop(give);
-        while completions.len() < 3 {
-            mailbox.wait_posted();
-            mailbox.collect(&mut completions);
+        wait_for(&mailbox, 2);
+    }
+
+    #[test]
+    fn reads_go_on_while_writers_that_are_held_up_hold_all_room_for_writes() {
+        const LEN: usize = 16 << 20;
+        let (give, tokens) = channel();
+        let written = stuck_disk(tokens);
+        let read = Arc::new(disk_of(&[(0, &[7; 512])], |_, _| Ok(Progress::Done)));
+        let pool = Pool::new(4);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let mut writes = 0;
+        while let Some(permit) = pool.try_reserve(LEN) {
+            pool.submit(Job {
+                work: write(LEN),
+                permit: Some(permit),
+                ..job(&written, &mailbox, 0)
+            });
+            writes += 1;
         }
-        assert!(completions.iter().all(|one| one.result.is_ok()));
+        assert_eq!(writes, WRITE_BYTES_MAX / LEN);
+        let (offset, durable) = (0, false);
+        let extent = Extent { offset, len: LEN };
+        pool.submit(Job {
+            work: Work::Reserve(WritePlan { extent, durable }),
+            ..job(&written, &mailbox, 0)
+        });
+        pool.submit(job(&read, &mailbox, 512));
+        let outcomes = wait_for(&mailbox, 1);
+        assert!(matches!(outcomes[..], [Outcome::Bytes(_)]), "{outcomes:?}");
+        drop(give);
+        let outcomes = wait_for(&mailbox, writes + 1);
+        let has_room = |outcome: &&Outcome| matches!(outcome, Outcome::Room(..));
+        assert_eq!(outcomes.iter().filter(has_room).count(), 1);
+    }
+
+    #[test]
+    fn writes_get_room_while_reads_hold_all_of_theirs() {
+        let read = Arc::new(disk_of(&[(0, &[7; 512])], |_, _| Ok(Progress::Done)));
+        let pool = Pool::new(1);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        for _ in 0..2 {
+            pool.submit(job(&read, &mailbox, READ_BYTES_MAX));
+        }
+        // The first one's bytes are not taken, so the second one waits.
+        mailbox.wait_posted();
+        assert!(pool.try_reserve(WRITE_BYTES_MAX).is_some());
     }
 }

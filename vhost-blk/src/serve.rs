@@ -15,6 +15,7 @@ use layers::{Access, ErrorKind, Image};
 use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
+use crate::cache_switch::CacheSwitch;
 use crate::disk::Disk;
 use crate::pool::Pool;
 use crate::session::{DRAIN_TIMEOUT, Stopper, serve_connections};
@@ -176,10 +177,14 @@ impl OpenDisk {
         let serial = args.serial.clone().unwrap_or_else(identity);
         let (listener, file) = socket::bind(&args.socket)?;
         let with_name = |error| named(&args.socket, &error);
+        let mut disk = Disk::new(image, name, &serial);
+        if disk.is_writable() {
+            disk = disk.with_cache_switch(cache_switch(&args.socket));
+        }
         Ok(Self {
             stopper: Arc::new(Stopper::new().map_err(with_name)?),
             waker: wakers.try_clone().map_err(with_name)?,
-            disk: Arc::new(Disk::new(image, name, &serial)),
+            disk: Arc::new(disk),
             listener,
             file,
             args,
@@ -224,6 +229,19 @@ impl OpenDisk {
         }
         drop(ended.send(result));
     }
+}
+
+/// The switch that the last daemon left at `socket`.
+fn cache_switch(socket: &Path) -> CacheSwitch {
+    let switch = CacheSwitch::beside(socket);
+    if let Some(file) = switch.file().filter(|_| switch.is_off()) {
+        log::warn!(
+            "{}: every write is flushed until a guest switches write caching on: there is {}",
+            socket.display(),
+            file.display()
+        );
+    }
+    switch
 }
 
 /// Says which disk an error of the operating system hit.

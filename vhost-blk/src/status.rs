@@ -2,9 +2,13 @@
 //!
 //! ring -> descriptor chain -> request -> image -> **status**
 //!
+//! What the engine refuses is an I/O error whatever its kind, also where the kind is `Unsupported`
+//! (an index log that is full, a layer in a codec that this build lacks): a driver that is told
+//! "unsupported" gives the whole feature up, or thinks of a flush that none is needed. Only a
+//! request that this front end does not know is unsupported. There is no status for a full host,
+//! and a write to a read-only disk is an I/O error by the standard.
+//!
 //! Source: VirtIO 1.2 section 5.2.6 (`VIRTIO_BLK_S_*`).
-
-use layers::ErrorKind;
 
 /// The status byte of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +17,7 @@ pub enum Status {
     Ok,
     /// Failed.
     IoError,
-    /// This disk cannot do that.
+    /// No such request, or not with these flags.
     Unsupported,
 }
 
@@ -25,39 +29,6 @@ impl Status {
             Self::Ok => 0,
             Self::IoError => 1,
             Self::Unsupported => 2,
-        }
-    }
-}
-
-impl From<ErrorKind> for Status {
-    fn from(kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::Unsupported => Self::Unsupported,
-            // There is no status for a full host, and a write to a read-only disk has this one by
-            // the standard. A driver cannot act on the difference between the others.
-            _ => Self::IoError,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_cannot_be_done_at_all_is_unsupported() {
-        assert_eq!(Status::from(ErrorKind::Unsupported).to_byte(), 2);
-        for kind in [
-            ErrorKind::Io,
-            ErrorKind::NotFound,
-            ErrorKind::Corrupt,
-            ErrorKind::OutOfRange,
-            ErrorKind::Config,
-            ErrorKind::NoSpace,
-            ErrorKind::ReadOnly,
-            ErrorKind::Busy,
-        ] {
-            assert_eq!(Status::from(kind).to_byte(), 1, "{kind:?}");
         }
     }
 }

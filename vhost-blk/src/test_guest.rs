@@ -26,6 +26,7 @@ use crate::pool::Pool;
 use crate::queue::{SharedQueue, StopDeadline};
 use crate::ring::RingLayout;
 use crate::worker::Worker;
+use crate::write_pace::WritePace;
 
 /// Entries of the ring.
 pub(crate) const RING_SIZE: u16 = 16;
@@ -217,7 +218,8 @@ impl<G: Fn(Change) -> Result<()> + Send + Sync> WriteAt for GatedFile<G> {
     }
 }
 
-/// A disk of `DISK_BYTES` of zeros that is written. Every change of its files asks `gate`.
+/// A disk of `DISK_BYTES` of zeros that is written, by the ring's own thread where that is allowed.
+/// Every change of its files asks `gate`.
 pub(crate) fn writable_disk<G>(kind: UpperKind, gate: G) -> Disk
 where
     G: Fn(Change) -> Result<()> + Send + Sync + 'static,
@@ -246,7 +248,7 @@ where
     let index = file(&index, Change::WriteIndex, Change::FlushIndex);
     let upper = Upper::from_files(data, index).unwrap();
     let image = Image::with_upper(Vec::new(), upper).unwrap();
-    Disk::new(image, "test disk".to_owned(), "writable")
+    Disk::new(image, "test disk".to_owned(), "writable").with_pace(WritePace::always_quick())
 }
 
 pub(crate) struct Guest {
@@ -286,7 +288,7 @@ impl Guest {
         .unwrap();
         let disk = Arc::new(disk);
         let mailbox = Arc::new(Mailbox::new().unwrap());
-        let cache = Arc::<CacheMode>::default();
+        let cache = Arc::new(CacheMode::new(Arc::clone(disk.cache_switch())));
         cache.negotiate(1 << VIRTIO_BLK_F_FLUSH);
         let (call, call_marker) = std::io::pipe().unwrap();
         let call_of_queue = call_marker.try_clone().unwrap();

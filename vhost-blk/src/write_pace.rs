@@ -25,6 +25,7 @@ pub struct WritePace {
     epoch: Instant,
     /// Since `epoch`; 0 when no step was slow lately.
     pool_until_ms: AtomicU64,
+    step_slow: Duration,
 }
 
 impl Default for WritePace {
@@ -32,11 +33,30 @@ impl Default for WritePace {
         Self {
             epoch: Instant::now(),
             pool_until_ms: AtomicU64::new(0),
+            step_slow: STEP_SLOW,
         }
     }
 }
 
 impl WritePace {
+    /// For tests: quick on however busy a machine.
+    #[cfg(test)]
+    pub(crate) fn always_quick() -> Self {
+        Self {
+            step_slow: Duration::MAX,
+            ..Self::default()
+        }
+    }
+
+    /// For tests: every write goes to the pool.
+    #[cfg(test)]
+    pub(crate) fn always_slow() -> Self {
+        Self {
+            pool_until_ms: AtomicU64::new(u64::MAX),
+            ..Self::default()
+        }
+    }
+
     /// May a thread that must not be held up write now?
     #[must_use]
     pub fn is_quick(&self) -> bool {
@@ -69,7 +89,7 @@ impl WritePace {
         let start = Instant::now();
         let result = step();
         let end = Instant::now();
-        if end.saturating_duration_since(start) > STEP_SLOW {
+        if end.saturating_duration_since(start) > self.step_slow {
             self.note_slow(end);
         }
         result

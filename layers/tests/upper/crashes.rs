@@ -118,16 +118,20 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_flushed() {
     for kind in KINDS {
         for seed in 0..SEEDS {
             let (history, ops) = work(kind, seed);
+            let mut random = Random(seed);
             for done in 0..=ops.len() {
                 let allowed = history.allowed_after_power_cut(done);
                 for cut in 0..CUTS {
                     let what = format!("{kind:?}, seed {seed}, power cut {cut} after {done}");
-                    let left = after_power_cut(new_files(kind), kind, &ops[..done], cut);
+                    let left =
+                        after_power_cut(new_files(kind), kind, &ops[..done], cut, &mut random);
                     let mended = assert_recovers(left.clone(), &allowed, &what);
                     // The power goes again while the layer is opened.
                     for at in 1..=mended.len() {
                         let what = format!("{what}, and after {at} operations of the open");
-                        let again = after_power_cut(left.clone(), kind, &mended[..at], cut + 7);
+                        let mended = &mended[..at];
+                        let left = left.clone();
+                        let again = after_power_cut(left, kind, mended, CUTS, &mut random);
                         assert_recovers(again, &allowed, &what);
                     }
                 }
@@ -138,8 +142,13 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_flushed() {
 
 /// What may be on the device: all that was flushed, and of the rest nothing (cut 0), only the
 /// index (1), only the data (2), or any part.
-fn after_power_cut(mut left: Vec<Content>, kind: UpperKind, ops: &[Op], cut: u64) -> Vec<Content> {
-    let mut random = Random(cut ^ (ops.len() as u64) << 8);
+fn after_power_cut(
+    mut left: Vec<Content>,
+    kind: UpperKind,
+    ops: &[Op],
+    cut: u64,
+    random: &mut Random,
+) -> Vec<Content> {
     for (file, content) in left.iter_mut().enumerate() {
         let own: Vec<_> = ops.iter().filter(|op| op.file == file).collect();
         let flushed = own
@@ -222,8 +231,9 @@ fn fail_one(kind: UpperKind, fault: Fault, seed: u64, nth: usize) -> bool {
     drop(image);
     assert_recovers(contents, &allowed, &what);
     let allowed = history.allowed_after_power_cut(ops);
+    let mut random = Random(nth as u64);
     for cut in 0..CUTS {
-        let left = after_power_cut(new_files(kind), kind, &done, cut);
+        let left = after_power_cut(new_files(kind), kind, &done, cut, &mut random);
         assert_recovers(left, &allowed, &format!("{what}, then power cut {cut}"));
     }
     failed.is_some()
@@ -250,10 +260,11 @@ fn a_power_cut_while_a_layer_grows_or_is_sealed_leaves_it_writable_or_sealed() {
         drop(upper);
         let ops = disk.ops().split_off(began);
         let allowed = history.allowed_after_kill(began);
+        let mut random = Random(0);
         for done in 0..=ops.len() {
             for cut in 0..CUTS {
                 let what = format!("{kind:?}, power cut {cut} after {done} operations");
-                let left = after_power_cut(before.clone(), kind, &ops[..done], cut);
+                let left = after_power_cut(before.clone(), kind, &ops[..done], cut, &mut random);
                 let disk = Disk::new(left);
                 let image = match Layer::open(disk.file(0)) {
                     Ok(sealed) => {

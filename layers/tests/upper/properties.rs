@@ -1,6 +1,6 @@
 //! A disk made of writable layers, whatever is done to it, reads like a plain array of bytes.
 //!
-//! Failures that were found once stand below as tests of their own.
+//! A failure that is found becomes a test of its own below, with the actions that proptest prints.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use layers::lsmt::compact::{CompactOptions, commit, flatten};
 use layers::lsmt::upper::{UpperKind, open_read_only, seal};
 use proptest::prelude::*;
 
-use crate::support::{Pair, layer, scratch};
+use crate::support::{Pair, layer, quick_scratch};
 
 const SECTORS: usize = 512;
 const SECTOR: usize = 512;
@@ -82,7 +82,7 @@ struct Scene {
 
 impl Scene {
     fn new(kind: UpperKind) -> Self {
-        let dir = scratch();
+        let dir = quick_scratch();
         let top = Pair::create(dir.path(), "0", kind, DISK_BYTES);
         let image = Some(top.image(Vec::new()));
         Self {
@@ -215,8 +215,24 @@ fn run(kind: UpperKind, actions: &[Action]) {
     scene.check(&scene.top.image(scene.lowers()), "opened for writing");
 }
 
+#[test]
+fn a_zeroed_part_of_a_block_stays_zero_after_restack_and_reopen() {
+    use Action::{Reopen, Restack, Write, Zeroes};
+    for kind in [UpperKind::AppendOnly, UpperKind::Sparse] {
+        let write = Write {
+            first: 0,
+            sectors: 16,
+        };
+        let zeroes = Zeroes {
+            first: 3,
+            sectors: 7,
+        };
+        run(kind, &[write, Restack(kind), zeroes, Reopen]);
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_actions_reads_like_an_array(

@@ -39,6 +39,14 @@ pub(crate) fn scratch() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
+/// A directory in memory where there is one: thousands of layers are flushed there.
+pub(crate) fn quick_scratch() -> TempDir {
+    match Path::new("/dev/shm").is_dir() {
+        true => tempfile::tempdir_in("/dev/shm").unwrap(),
+        false => scratch(),
+    }
+}
+
 /// A read-only layer of any wrapping.
 pub(crate) fn layer(path: &Path) -> Layer {
     let payload = tar::unwrap(Box::new(LocalFile::open(path).unwrap())).unwrap();

@@ -220,7 +220,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     };
     assert!(disk.is_some(), "the disk does not open");
     let Some(disk) = &disk else { return };
-    let cache = Arc::<CacheMode>::default();
+    let cache = Arc::new(CacheMode::new(Arc::default()));
     if options & 8 == 0 {
         cache.negotiate(FEATURE_FLUSH);
     }

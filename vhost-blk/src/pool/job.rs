@@ -4,9 +4,10 @@
 
 use std::sync::{Arc, Weak};
 
-use layers::{Dest, Error, ErrorKind, Progress, Result, Wait, WriteBatch};
+use layers::{Dest, Error, Result, Wait, WriteBatch};
 
 use super::Permit;
+use super::room::Direction;
 use crate::disk::Disk;
 use crate::mailbox::{Completion, Mailbox};
 use crate::queue::RequestId;
@@ -54,9 +55,10 @@ pub struct WritePlan {
 
 impl Work {
     /// Bytes that the pool has to find room for before this may start.
-    pub(super) fn room_wanted(&self) -> Option<usize> {
+    pub(super) fn room_wanted(&self) -> Option<(Direction, usize)> {
         match self {
-            Self::Read(extent) | Self::Reserve(WritePlan { extent, .. }) => Some(extent.len),
+            Self::Read(extent) => Some((Direction::Read, extent.len)),
+            Self::Reserve(WritePlan { extent, .. }) => Some((Direction::Write, extent.len)),
             Self::Write { .. } | Self::Zero { .. } | Self::Flush => None,
         }
     }
@@ -164,34 +166,24 @@ fn change_in(mailbox: &Weak<Mailbox>, change: impl FnOnce() -> Result<()>) -> Op
 
 fn read(disk: &Disk, extent: Extent) -> Result<Vec<u8>> {
     let mut bytes = vec![0; extent.len];
-    let read = disk.read_at(extent.offset, Dest::from(&mut bytes[..]), Wait::UntilDone);
+    let read = disk.read_at(extent.offset, Dest::from(&mut bytes[..]), Wait::UntilDone)?;
     // Bytes that were not read must not reach a guest.
-    expect_done(read?).map(|()| bytes)
+    read.expect_done("read image").map(|()| bytes)
 }
 
 fn write(disk: &Disk, offset: u64, data: &[u8]) -> Result<()> {
     let mut batch = WriteBatch::default();
     let offsets = (offset..).step_by(PIECE_BYTES);
     for (offset, piece) in offsets.zip(data.chunks(PIECE_BYTES)) {
-        expect_done(disk.stage_write(&mut batch, offset, piece, Wait::UntilDone)?)?;
+        let staged = disk.stage_write(&mut batch, offset, piece, Wait::UntilDone)?;
+        staged.expect_done("write image")?;
     }
     disk.commit(&mut batch)
 }
 
 fn zero(disk: &Disk, ranges: &[ZeroRange]) -> Result<()> {
     let mut batch = WriteBatch::default();
-    expect_done(disk.stage_zeroes(&mut batch, ranges, Wait::UntilDone)?)?;
+    let staged = disk.stage_zeroes(&mut batch, ranges, Wait::UntilDone)?;
+    staged.expect_done("write zeroes")?;
     disk.commit(&mut batch)
-}
-
-/// Only a broken source says that it is not done after waiting until it is.
-fn expect_done(progress: Progress) -> Result<()> {
-    match progress {
-        Progress::Done => Ok(()),
-        Progress::Pending => Err(Error::new(
-            ErrorKind::Io,
-            "wait for image",
-            "pending after waiting until done",
-        )),
-    }
 }

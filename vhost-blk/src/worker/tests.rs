@@ -4,6 +4,8 @@ mod writing;
 
 use std::time::{Duration, Instant};
 
+use layers::{Error, ErrorKind};
+
 use super::*;
 use crate::descriptor_chain::INDIRECT_ENTRIES_MAX;
 use crate::ring::RingLayout;
@@ -343,6 +345,15 @@ fn a_bad_block_of_the_image_is_an_io_error() {
     let answer = serve(&mut guest, IN, BAD_FROM / 512, &READ_4K);
     assert_eq!(answer, (IOERR, 1));
     assert_goes_on(&mut guest);
+}
+
+#[test]
+fn a_read_that_the_engine_does_not_support_is_an_io_error() {
+    let disk = disk_of(&[(0, &[7; 4096])], |_, _| {
+        Err(Error::new(ErrorKind::Unsupported, "read", "no such codec"))
+    });
+    let mut guest = Guest::with_disk(disk);
+    assert_eq!(serve(&mut guest, IN, 0, &READ_4K), (IOERR, 1));
 }
 
 #[test]

@@ -1,9 +1,17 @@
 //! A daemon that is killed with writes in flight loses nothing that it has acknowledged.
 //!
-//! `OBD_KILL_ROUNDS` says how often for each kind of layer, 200 unless set.
+//! It is killed from a thread of its own, at a moment that has nothing to do with what guest and
+//! daemon are doing: while they write, while the guest fills its ring, while the daemon repeats what
+//! the one before it has left.
+//!
+//! `OBD_KILL_ROUNDS` says how often for each kind of layer, 200 unless set; `scripts/kill-rounds`
+//! sets it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use layers::lsmt::upper::UpperKind;
 
@@ -14,6 +22,8 @@ const ROUNDS_DEFAULT: u64 = 200;
 const DISK_BYTES: u64 = 4 << 20;
 const SECTORS: usize = 8192;
 const SECTORS_MAX: usize = 24;
+/// A daemon lives at most 2 to the power of one of these, in microseconds.
+const LIFE_EXPONENTS: Range<usize> = 5..16;
 
 /// What a sector may hold: the number of the write, 0 for zeros.
 #[derive(Clone, Copy, Default)]
@@ -87,7 +97,6 @@ impl Writer {
     fn reconnect(&mut self, socket: &Path) {
         self.vmm.reconnect(socket, FLUSH);
         self.vmm.resume_ring(self.vmm.used_idx());
-        self.finish();
     }
 
     /// Goes on with another daemon as a new VM.
@@ -186,6 +195,17 @@ impl Writer {
         }
     }
 
+    /// Keeps all slots busy until the daemon is killed; returns how many requests were acknowledged.
+    fn write_until(&mut self, killed: &AtomicBool) -> usize {
+        let mut done = 0;
+        while !killed.load(Ordering::Acquire) {
+            self.submit();
+            done += self.collect();
+            std::thread::yield_now();
+        }
+        done
+    }
+
     /// Waits for everything in flight.
     fn finish(&mut self) {
         self.vmm.wait_until_used();
@@ -227,21 +247,53 @@ fn kill_and_check(kind: UpperKind) {
     let socket = dir.path().join("disk.sock");
     let mut daemon = Daemon::serve(&config, &socket);
     let mut writer = Writer::new(&socket, 0x9e37_79b9_7f4a_7c15);
+    writer.write(1);
+    let (mut acknowledged, mut cut_off) = (0, 0);
     for round in 0..rounds() {
-        let count = 1 + writer.random.below(300);
-        writer.write(count);
-        daemon.signal("KILL");
-        daemon.wait();
+        // Short lives are as frequent as long ones.
+        let exponent = LIFE_EXPONENTS.start + writer.random.below(LIFE_EXPONENTS.len());
+        let life_max = 1 << exponent;
+        let life = Duration::from_micros(writer.random.below(life_max) as u64);
+        acknowledged += write_and_kill(&mut writer, &mut daemon, life);
         // What it said last counts, too.
-        writer.collect();
+        acknowledged += writer.collect();
+        cut_off += writer.slots.iter().flatten().count();
         daemon = Daemon::serve(&config, &socket);
-        if round % 2 == 0 {
+        if writer.random.below(2) == 0 {
             writer.restart(&socket);
         } else {
             writer.reconnect(&socket);
         }
-        writer.check(round);
+        // Else the next one is killed while it repeats what this one has left.
+        if writer.random.below(4) > 0 {
+            writer.finish();
+            writer.check(round);
+        }
     }
+    writer.finish();
+    writer.check(rounds());
+    println!("{acknowledged} requests acknowledged, {cut_off} cut off");
+    assert!(cut_off > 0);
+}
+
+/// Writes until the daemon has been killed, `life` from now; returns how many requests were
+/// acknowledged.
+fn write_and_kill(writer: &mut Writer, daemon: &mut Daemon, life: Duration) -> usize {
+    let killed = AtomicBool::new(false);
+    let start = Instant::now();
+    let acknowledged = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A sleep would be longer than most lives.
+            while start.elapsed() < life {
+                std::thread::yield_now();
+            }
+            daemon.kill();
+            killed.store(true, Ordering::Release);
+        });
+        writer.write_until(&killed)
+    });
+    daemon.wait();
+    acknowledged
 }
 
 #[test]
@@ -268,6 +320,7 @@ fn a_daemon_that_is_told_to_end_finishes_what_it_has_begun() {
         writer.collect();
         daemon = Daemon::serve(&config, &socket);
         writer.reconnect(&socket);
+        writer.finish();
         writer.check(round);
     }
 }

@@ -136,6 +136,11 @@ impl Daemon {
         assert!(status.unwrap().success());
     }
 
+    /// Kills it at once; [`Daemon::wait`] waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
     /// Waits for the end of the process. Its log must end first, and does so when it ends.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         loop {

@@ -210,9 +210,45 @@ fn a_driver_may_switch_the_cache_off_and_on() {
     drop(vmm);
     let mut vmm = Vmm::connect(&served.socket);
     vmm.negotiate_also(FLUSH | CONFIG_WCE);
-    assert_eq!(vmm.config(32, 1), [1], "the next VMM starts anew");
+    assert_eq!(vmm.config(32, 1), [0], "also for the next VMM");
+    vmm.set_config(32, &[1]);
+    assert_eq!(vmm.config(32, 1), [1]);
     vmm.frontend.set_features(FEATURES | CONFIG_WCE).unwrap();
     assert_eq!(vmm.config(32, 1), [0], "a driver that cannot flush");
+}
+
+#[test]
+fn a_vm_whose_driver_has_switched_the_cache_off_is_believed_by_the_next_daemon() {
+    let mut served = serve(UpperKind::AppendOnly, false);
+    let features = FLUSH | CONFIG_WCE;
+    let mut vmm = vmm(&served.socket, features);
+    let log = served.dir.path().join("index");
+    let log_bytes = || std::fs::metadata(&log).unwrap().len();
+    // A flush leaves a mark in the log.
+    let added_by_write = |vmm: &mut Vmm| {
+        let before = log_bytes();
+        assert_eq!(vmm.request(T_OUT, 0, &[1; 512]), OK);
+        log_bytes() - before
+    };
+    let written = added_by_write(&mut vmm);
+    vmm.set_config(32, &[0]);
+    let flushed = added_by_write(&mut vmm);
+    assert!(flushed > written);
+    let mut next_daemon = |vmm: &mut Vmm, how: &str| {
+        served.daemon.signal(how);
+        served.daemon.wait();
+        served.daemon = Daemon::serve(&served.config, &served.socket);
+        // All that a VMM does: it shows its guest the byte from memory.
+        vmm.reconnect(&served.socket, features);
+        vmm.resume_ring(vmm.used_idx());
+    };
+    for how in ["KILL", "TERM"] {
+        next_daemon(&mut vmm, how);
+        assert_eq!(added_by_write(&mut vmm), flushed, "{how}");
+    }
+    vmm.set_config(32, &[1]);
+    next_daemon(&mut vmm, "KILL");
+    assert_eq!(added_by_write(&mut vmm), written);
 }
 
 #[test]
