@@ -110,6 +110,12 @@ impl Error {
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
     }
+
+    /// The error number of the system call that failed, if one did.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.0.source.as_ref().and_then(io::Error::raw_os_error)
+    }
 }
 
 impl fmt::Display for Error {
@@ -185,5 +191,6 @@ mod tests {
     fn a_missing_file_is_not_found() {
         let error = Error::io("open", io::Error::from_raw_os_error(libc::ENOENT));
         assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }

@@ -10,6 +10,7 @@
 
 use std::error::Error as _;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,22 +52,22 @@ impl Failure {
         }
     }
 
-    /// What could not be done, the error number of its kind, and why in our own words.
+    /// What could not be done, the error number, and why in our own words.
     #[must_use]
     pub fn of(what: &str, error: &error::Error) -> Self {
-        Self::new(format!("{what}, {}: {error}", errno(error.kind())))
+        Self::new(format!("{what}, {}: {error}", errno(error)))
     }
 
     /// The same in the other form that the C++ tools have.
     #[must_use]
     pub fn with_errno(what: &str, error: &error::Error) -> Self {
-        Self::new(format!("{what}, errno:{}: {error}", errno(error.kind())))
+        Self::new(format!("{what}, errno:{}: {error}", errno(error)))
     }
 
     /// A file that could not be opened or made.
     #[must_use]
     pub fn open(path: &std::path::Path, error: &error::Error) -> Self {
-        let (path, number) = (path.display(), errno(error.kind()));
+        let (path, number) = (path.display(), errno(error));
         Self::new(match error.kind() {
             error::ErrorKind::Exists => {
                 format!("failed to open file '{path}', {number}: File exists")
@@ -118,6 +119,7 @@ pub fn existing_file() -> impl TypedValueParser<Value = PathBuf> {
         let problem = match path.metadata() {
             Ok(metadata) if metadata.is_dir() => "File is actually a directory",
             Ok(_) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "Permission denied",
             Err(_) => "File does not exist",
         };
         Err(Invalid(format!("{problem}: {}", path.display())))
@@ -269,9 +271,10 @@ fn argument_of(error: &clap::Error) -> String {
     bare.trim_end_matches('[').to_owned()
 }
 
-/// The error number that stands for a kind of error in the messages of the C++ tools.
-fn errno(kind: error::ErrorKind) -> i32 {
-    match kind {
+/// The error number in the messages of the C++ tools: the system's, or else the one that stands for
+/// the kind of error.
+fn errno(error: &error::Error) -> i32 {
+    error.raw_os_error().unwrap_or(match error.kind() {
         error::ErrorKind::NotFound => libc::ENOENT,
         error::ErrorKind::Exists => libc::EEXIST,
         error::ErrorKind::NoSpace => libc::ENOSPC,
@@ -282,7 +285,7 @@ fn errno(kind: error::ErrorKind) -> i32 {
             libc::EINVAL
         }
         error::ErrorKind::Io => libc::EIO,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -386,6 +389,21 @@ mod tests {
         for (line, code, message) in cases {
             assert_eq!(refused(line), (code, message.to_owned()), "{line}");
         }
+    }
+
+    #[test]
+    fn the_error_number_is_that_of_the_system_where_there_is_one() {
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        let denied = error::Error::io("open file", denied);
+        assert_eq!(
+            Failure::open("x".as_ref(), &denied).message,
+            "failed to open file 'x', 13: open file: Permission denied (os error 13)"
+        );
+        let damaged = error::Error::corrupt("read layer", "bad");
+        assert_eq!(
+            Failure::of("failed", &damaged).message,
+            "failed, 22: read layer: bad"
+        );
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct OutputFile {
     pending: Pending,
     path: PathBuf,
     directory: PathBuf,
+    /// The same, to make the name last.
+    opened_directory: File,
     replace: bool,
 }
 
@@ -59,15 +61,15 @@ impl OutputFile {
     /// Starts an output for `path`. What exists there and is no regular file is never replaced.
     ///
     /// # Errors
-    /// `Exists` when `path` exists and may not be replaced; `Config` when it is no regular file;
-    /// `Io` or `NotFound` for its directory.
+    /// `Exists` when `path` exists and may not be replaced; `Config` when it is no regular file,
+    /// which can never be replaced; `Io` or `NotFound` for its directory.
     pub fn create(path: &Path, options: OutputOptions) -> Result<Self> {
         match path.symlink_metadata() {
-            Ok(_) if !options.replace => return Err(exists(path)),
             Ok(metadata) if !metadata.is_file() => {
                 let error = Error::new(ErrorKind::Config, OP, "exists and is not a regular file");
                 return Err(error.in_file(path.display().to_string()));
             }
+            Ok(_) if !options.replace => return Err(exists(path)),
             _ => {}
         }
         let parent = path
@@ -75,10 +77,14 @@ impl OutputFile {
             .filter(|parent| !parent.as_os_str().is_empty());
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
         let pending = Pending::create(&directory, options.mode);
+        let pending = pending.map_err(|source| fail(path, source))?;
+        // Before any work is done, which would be in vain without it.
+        let opened_directory = File::open(&directory).map_err(|source| fail(path, source))?;
         Ok(Self {
-            pending: pending.map_err(|source| fail(path, source))?,
+            pending,
             path: path.to_owned(),
             directory,
+            opened_directory,
             replace: options.replace,
         })
     }
@@ -114,10 +120,11 @@ impl OutputFile {
         Err(error.in_file(self.path.display().to_string()))
     }
 
-    /// Flushes to disk and gives the file its name.
+    /// Flushes to disk and gives the file its name, which survives a power cut from then on.
     ///
     /// # Errors
-    /// `Io`; `Exists` when somebody else made the file meanwhile.
+    /// `Io`: then there is no new file, unless the error says so; `Exists` when somebody else made
+    /// the file meanwhile.
     pub fn publish(self) -> Result<()> {
         let synced = self.file().sync_all();
         synced.map_err(|source| fail(&self.path, source))?;
@@ -126,12 +133,12 @@ impl OutputFile {
             io::ErrorKind::AlreadyExists => exists(&self.path),
             _ => fail(&self.path, source),
         })?;
-        // The file is there and whole; only a power cut could still take the name away.
-        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        if let Err(error) = synced {
-            log::debug!("{}: flush directory: {error}", self.directory.display());
+        match self.opened_directory.sync_all() {
+            Ok(()) => Ok(()),
+            // The file system cannot do that for a directory.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            Err(source) => Err(take_back(&self.path, self.replace, source)),
         }
-        Ok(())
     }
 }
 
@@ -174,9 +181,20 @@ fn fail(path: &Path, source: io::Error) -> Error {
     Error::io(OP, source).in_file(path.display().to_string())
 }
 
+/// A name that may not last is taken away again, where no older file had it.
+fn take_back(path: &Path, replaced: bool, source: io::Error) -> Error {
+    const TAKEN: &str = "flush directory of output file";
+    const STAYS: &str = "flush directory of output file (it is there and whole, but may be gone, \
+                         or the file it replaced be back, after a power cut)";
+    let op = match replaced {
+        false if std::fs::remove_file(path).is_ok() => TAKEN,
+        _ => STAYS,
+    };
+    Error::io(op, source).in_file(path.display().to_string())
+}
+
 fn exists(path: &Path) -> Error {
-    let detail = "exists already; -f replaces it";
-    Error::new(ErrorKind::Exists, OP, detail).in_file(path.display().to_string())
+    Error::new(ErrorKind::Exists, OP, "exists already").in_file(path.display().to_string())
 }
 
 #[cfg(test)]
@@ -250,8 +268,39 @@ mod tests {
     #[test]
     fn a_directory_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let error = OutputFile::create(dir.path(), REPLACE).unwrap_err();
-        assert!(error.to_string().contains("not a regular file"), "{error}");
+        for options in [REPLACE, OutputOptions::default()] {
+            let error = OutputFile::create(dir.path(), options).unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_may_not_last_is_an_error() {
+        use std::os::unix::fs::OpenOptionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let publish = |options| {
+            let output = unnamed(&path, options);
+            output.file().write_all(b"new").unwrap();
+            // Such a descriptor cannot be flushed.
+            let cannot = File::options()
+                .read(true)
+                .custom_flags(libc::O_PATH)
+                .open(dir.path());
+            let opened_directory = cannot.unwrap();
+            let output = OutputFile {
+                opened_directory,
+                ..output
+            };
+            output.publish().unwrap_err()
+        };
+        let error = publish(OutputOptions::default());
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+        assert!(!path.exists(), "a failed output leaves nothing");
+        std::fs::write(&path, "old").unwrap();
+        let error = publish(REPLACE);
+        assert!(error.to_string().contains("it is there"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
     }
 
     #[test]

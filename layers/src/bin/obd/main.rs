@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
+use layers::ErrorKind;
 use layers::command_line::{self, console};
 
 fn main() -> ExitCode {
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
 
 /// Prints the error that ends the program, or its work on one file.
 fn fail(error: &layers::Error) -> ExitCode {
-    console::complain(format_args!("obd: {error}"));
+    let hint = match error.kind() {
+        ErrorKind::Exists => "; -f replaces it",
+        _ => "",
+    };
+    console::complain(format_args!("obd: {error}{hint}"));
     ExitCode::FAILURE
 }
