@@ -9,7 +9,8 @@ use clap::Parser;
 use layers::command_line::cli11::{self, Failure};
 use layers::command_line::compression::{CompressionArgs, algorithm};
 use layers::command_line::console::{complain, progress_bar, reporter, say};
-use layers::command_line::{start_log, upload::UploadArgs};
+use layers::command_line::start_log;
+use layers::command_line::upload::{NO_DIGEST, UploadArgs};
 use layers::io::{OutputFile, OutputOptions};
 use layers::limits::USER_TAG_BYTES_MAX;
 use layers::lsmt::compact::CompactOptions;
@@ -116,6 +117,7 @@ fn commit(args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     done.map_err(|error| Failure::of("failed to perform commit()", &error))?;
     say("overlaybd-commit has committed files SUCCESSFULLY");
+    complain(NO_DIGEST);
     Ok(())
 }
 

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 use super::cli11::Failure;
 
+/// The line on stderr where callers find the digest of what was uploaded: nothing was.
+pub const NO_DIGEST: &str = "";
+
 /// `--upload` and what goes with it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct UploadArgs {
