@@ -14,9 +14,7 @@ use crate::config::{ImageConfig, LowerConfig};
 use crate::error::{Error, ErrorKind};
 use crate::io::LocalFile;
 use crate::lsmt::Layer;
-use crate::read_at::ReadAt;
-use crate::tar;
-use crate::zfile::{self, ZFile};
+use crate::{tar, zfile};
 
 /// Names a layer may have in its directory, first match wins.
 const NAMES: [&str; 3] = ["overlaybd.commit", ".commit", "overlaybd.sealed"];
@@ -45,11 +43,7 @@ pub(super) fn open_lower(
         OpenFailure::new(format!("failed to open file as tar file {shown}"), error)
     })?;
     let switch = |error| OpenFailure::new(format!("failed to open switch file {shown}"), error);
-    let layer: Box<dyn ReadAt> = match zfile::detect(&*payload).map_err(switch)? {
-        true => Box::new(ZFile::open(payload).map_err(switch)?),
-        false => payload,
-    };
-    Layer::open(layer)
+    Layer::open(zfile::unwrap(payload).map_err(switch)?)
         .map_err(|error| OpenFailure::new(format!("failed to open layer {number}"), error))
 }
 

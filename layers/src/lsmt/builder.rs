@@ -31,7 +31,8 @@ const PADDED_ENTRIES: usize = HEADER_BYTES / ENTRY_BYTES;
     clippy::cast_possible_truncation,
     reason = "a million fits into any usize"
 )]
-const MAPPINGS_MAX: usize = LAYER_INDEX_ENTRIES_MAX as usize / PADDED_ENTRIES * PADDED_ENTRIES;
+pub(super) const MAPPINGS_MAX: usize =
+    LAYER_INDEX_ENTRIES_MAX as usize / PADDED_ENTRIES * PADDED_ENTRIES;
 
 /// What the header and trailer of the new layer say.
 #[derive(Debug, Clone, Default)]

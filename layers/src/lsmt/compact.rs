@@ -10,7 +10,7 @@
 
 use std::io::Write;
 
-use super::builder::{LayerBuilder, LayerOptions, LayerSummary};
+use super::builder::{LayerBuilder, LayerOptions, LayerSummary, MAPPINGS_MAX};
 use super::layer::Layer;
 use super::mapping::Mapping;
 use super::overlay::merge_layers;
@@ -54,7 +54,8 @@ impl CompactOptions {
 /// header says, 0 included. `progress` is told the bytes of data copied and those to copy. Blocks.
 ///
 /// # Errors
-/// `Config` for a user tag that is too long; `Unsupported` for more mappings than a layer has;
+/// `Config` for a user tag that is too long; `Unsupported` when it takes more mappings than a layer
+/// has, neighbours joined: only data of all layers, exported and imported, may be less fragmented;
 /// those of reading and writing.
 pub fn commit<W: Write>(
     layer: &Layer,
@@ -173,6 +174,7 @@ fn copy<W: Write>(
     sink: W,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(W, LayerSummary)> {
+    check_runs(mappings)?;
     let data = mappings.iter().filter(|mapping| !mapping.is_zeroed());
     let total = data.map(|mapping| mapping.sectors() * SECTOR_BYTES).sum();
     let mut builder = LayerBuilder::new(sink, options)?;
@@ -201,6 +203,22 @@ fn copy<W: Write>(
         }
     }
     builder.finish()
+}
+
+/// Refuses, before anything is copied, what cannot become one layer even though neighbours are joined.
+fn check_runs(mappings: &[Mapping]) -> Result<()> {
+    let joins = |one: &Mapping, next: &Mapping| {
+        one.end() == next.offset() && one.is_zeroed() == next.is_zeroed() && one.tag() == next.tag()
+    };
+    let runs = mappings.chunk_by(joins).count();
+    if runs <= MAPPINGS_MAX {
+        return Ok(());
+    }
+    let detail = format!(
+        "{runs} mappings with neighbours joined, a layer has at most {MAPPINGS_MAX}: the disk is too \
+         fragmented; export the whole image and import that, which joins data of all layers"
+    );
+    Err(Error::new(ErrorKind::Unsupported, OP, detail))
 }
 
 /// Reads one source, mostly in ascending order.
@@ -397,6 +415,20 @@ mod tests {
         let layer = open(done.unwrap().0);
         assert_eq!(layer.header().virtual_size_bytes, 1024);
         assert_eq!(layer.trailer().parent_uuid, parents[0]);
+    }
+
+    #[test]
+    fn what_is_too_fragmented_is_refused_before_anything_is_copied() {
+        let mapping = |number: u64, gap: u64| Mapping::data(number * (1 + gap), 1, 8 + number, 0);
+        let runs = MAPPINGS_MAX as u64 + 1;
+        let fragmented: Vec<_> = (0..runs).map(|number| mapping(number, 1)).collect();
+        let error = check_runs(&fragmented).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("999937 mappings"), "{error}");
+        // As many, but neighbours.
+        let joined: Vec<_> = (0..runs).map(|number| mapping(number, 0)).collect();
+        check_runs(&joined).unwrap();
+        check_runs(&fragmented[1..]).unwrap();
     }
 
     #[test]

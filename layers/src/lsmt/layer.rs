@@ -12,7 +12,7 @@ use super::format::{HEADER_BYTES, Record, RecordKind};
 use super::index_file::parse_entries;
 use super::mapping::{ENTRY_BYTES, Mapping};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::LAYER_INDEX_ENTRIES_MAX;
+use crate::limits::{LAYER_INDEX_ENTRIES_MAX, SECTOR_BYTES};
 use crate::read_at::ReadAt;
 
 const BLOCK: u64 = HEADER_BYTES as u64;
@@ -30,8 +30,8 @@ impl Layer {
     /// Reads and checks header, trailer and index. Blocking.
     ///
     /// # Errors
-    /// `Corrupt` for anything that breaks a rule of the format, `Unsupported` for an index beyond
-    /// the limit, and what reading `source` gives.
+    /// `Corrupt` for anything that breaks a rule of the format, `Config` for the data file of a
+    /// writable layer, `Unsupported` for an index beyond the limit, and what reading `source` gives.
     pub fn open(source: Box<dyn ReadAt>) -> Result<Self> {
         let name = source.name().to_owned();
         let (header, trailer, mappings) =
@@ -78,6 +78,24 @@ impl Layer {
         &self.mappings
     }
 
+    /// Bytes of the disk that this layer has data for.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.bytes_where(false)
+    }
+
+    /// Bytes of the disk that read as zeros and hide lower layers.
+    #[must_use]
+    pub fn zeroed_bytes(&self) -> u64 {
+        self.bytes_where(true)
+    }
+
+    fn bytes_where(&self, zeroed: bool) -> u64 {
+        let mappings = self.mappings.iter();
+        let chosen = mappings.filter(|mapping| mapping.is_zeroed() == zeroed);
+        chosen.map(|mapping| mapping.sectors() * SECTOR_BYTES).sum()
+    }
+
     /// The decoded layer bytes.
     #[must_use]
     pub fn source(&self) -> &dyn ReadAt {
@@ -93,13 +111,20 @@ impl Layer {
 
 fn read_layer(source: &dyn ReadAt) -> Result<(Record, Record, Vec<Mapping>)> {
     let size = source.size();
-    if size < 2 * BLOCK {
+    let too_short = || {
         let detail = format!("{size} bytes are too few for a header and a trailer");
-        return Err(Error::corrupt("open layer", detail));
+        Error::corrupt("open layer", detail)
+    };
+    if size < BLOCK {
+        return Err(too_short());
     }
-    let trailer_at = size - BLOCK;
     let header = read_record(source, 0, RecordKind::Header)?;
-    let trailer = read_record(source, trailer_at, RecordKind::Trailer)?;
+    let trailer_at = size - BLOCK;
+    let trailer = match trailer_at < BLOCK {
+        true => Err(too_short()),
+        false => read_record(source, trailer_at, RecordKind::Trailer),
+    };
+    let trailer = trailer.map_err(|error| explain_missing_trailer(error, &header))?;
     let index_bytes = check_index_place(&trailer, trailer_at)?;
     let mut index = vec![0_u8; index_bytes];
     source.read_exact_at(trailer.index_offset_bytes, &mut index)?;
@@ -123,6 +148,32 @@ fn read_record(source: &dyn ReadAt, at: u64, kind: RecordKind) -> Result<Record>
         .check_sealed_flags(kind)
         .map_err(|error| error.at(at))?;
     Ok(record)
+}
+
+/// Without a trailer, the data file of a writable layer is most likely just that.
+fn explain_missing_trailer(error: Error, header: &Record) -> Error {
+    if error.kind() != ErrorKind::Corrupt || header.check_unsealed_flags(true).is_err() {
+        return error;
+    }
+    let detail = "no trailer: a writable layer that was never sealed, or one that lost its end";
+    Error::new(ErrorKind::Config, "open layer", detail)
+}
+
+/// Does a sealed layer end where `source` does? The header of one that was sealed in place, which
+/// is `header`, does not tell.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) fn is_sealed(source: &dyn ReadAt, header: &Record) -> Result<bool> {
+    let end = source.size().checked_sub(BLOCK);
+    let Some(at) = end.filter(|at| *at >= BLOCK) else {
+        return Ok(false);
+    };
+    let mut block = [0_u8; HEADER_BYTES];
+    source.read_exact_at(at, &mut block)?;
+    Ok(Record::decode(&block).is_some_and(|trailer| {
+        trailer.check_sealed_flags(RecordKind::Trailer).is_ok() && trailer.uuid == header.uuid
+    }))
 }
 
 /// Checks the index's size and place; returns its length in bytes.

@@ -27,6 +27,7 @@ pub use format::{HEADER_BYTES, Record, RecordKind, is_lsmt};
 pub use index::{Index, LookupPath};
 pub use index_file::parse_entries;
 pub use layer::Layer;
+pub(crate) use layer::is_sealed;
 pub use mapping::{Mapping, SectorRange};
 pub use overlay::merge_layers;
 pub use stack::Stack;

@@ -15,8 +15,8 @@ use super::{Kind, Upper, UpperKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Access, UpperFile};
 use crate::limits::{DISK_BYTES_MAX, SECTOR_BYTES};
-use crate::lsmt::format::{HEADER_BYTES, Record, RecordKind};
-use crate::lsmt::layer::Layer;
+use crate::lsmt::format::{HEADER_BYTES, Record};
+use crate::lsmt::layer::{Layer, is_sealed};
 use crate::read_at::ReadAt;
 use crate::write_at::WriteAt;
 
@@ -175,18 +175,10 @@ fn check_index_header(data: &Record, index: &Record) -> Result<()> {
 
 /// A data file that was sealed in place is a read-only layer, though its header does not say so.
 fn refuse_sealed(data: &dyn ReadAt, header: &Record) -> Result<()> {
-    let Some(at) = data.size().checked_sub(HEADER_BYTES as u64) else {
-        return Ok(());
-    };
-    let mut block = [0_u8; HEADER_BYTES];
-    data.read_exact_at(at, &mut block)?;
-    let sealed = Record::decode(&block).is_some_and(|trailer| {
-        trailer.check_sealed_flags(RecordKind::Trailer).is_ok() && trailer.uuid == header.uuid
-    });
-    if !sealed || at < DATA_START {
+    if !is_sealed(data, header)? {
         return Ok(());
     }
-    let detail = "the layer was sealed: it can be read as a lower, not written";
+    let detail = "the layer was sealed: it is a read-only one now";
     Err(Error::new(ErrorKind::Config, "open layer", detail))
 }
 
