@@ -105,6 +105,13 @@ fn explain(args: &Args, error: &layers::Error) -> Failure {
         .find(|path| error.kind() == ErrorKind::Exists && path.symlink_metadata().is_ok());
     match existing {
         Some(path) => Failure::open(path, error),
+        // One of them was in the way of the other.
+        None if error.kind() == ErrorKind::Exists => {
+            let (data, index) = (args.data.display(), args.index.display());
+            Failure::new(format!(
+                "data_file {data} and index_file {index} are the same file"
+            ))
+        }
         None => Failure::of("failed to create files", error),
     }
 }

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser};
 use layers::command_line::cli11::{self, Failure};
 use layers::command_line::compression::threads;
-use layers::command_line::console::{progress_bar, reporter};
-use layers::command_line::{start_log, upload::UploadArgs};
+use layers::command_line::console::{complain, progress_bar, reporter};
+use layers::command_line::start_log;
+use layers::command_line::upload::{NO_DIGEST, UploadArgs};
 use layers::config::{ImageConfig, ServiceConfig};
 use layers::io::{OutputFile, OutputOptions};
 use layers::tool::{self, NewLayerOptions, Wrapping};
@@ -75,6 +76,7 @@ fn work(args: &Args) -> Result<(), Failure> {
         ..OutputOptions::default()
     };
     let output = OutputFile::create(path, output_options)
+        .and_then(|output| output.check_is_not(&args.config).map(|()| output))
         .map_err(|error| Failure::of("failed to create output file", &error))?;
     let zfile = args.compress.then(|| BuildOptions {
         overwrite_header: false,
@@ -89,5 +91,6 @@ fn work(args: &Args) -> Result<(), Failure> {
     let done = tool::merge(&config, &service, output, &options, &mut reporter(&bar));
     bar.finish_and_clear();
     done.map_err(|error| Failure::of("failed to compact", &error))?;
+    complain(NO_DIGEST);
     Ok(())
 }

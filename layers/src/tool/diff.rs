@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::layer_file::{open_layer, starts_a_layer, unzip};
+use super::layer_file::{is_layer, open_layer};
 use crate::config::{ImageConfig, ServiceConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
@@ -18,7 +18,6 @@ use crate::io::{Access, LocalFile, next_data_extent, open_with_size};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::{SectorRange, Stack};
 use crate::read_at::ReadAt;
-use crate::tar;
 
 const MIB: u64 = 1 << 20;
 const SECTOR: usize = 512;
@@ -79,7 +78,8 @@ impl Disk {
     /// `Busy` for a writable layer that is being written; those of opening.
     pub fn open(path: &Path, service: &ServiceConfig) -> Result<Self> {
         let image = if is_config(path)? {
-            Image::open_layers(&ImageConfig::load(path)?, service, Access::Read)?
+            let opened = Image::open_layers(&ImageConfig::load(path)?, service, Access::Read);
+            opened.map_err(|error| error.in_file(path.display().to_string()))?
         } else if is_layer(path)? {
             Image::from_layers(vec![open_layer(path)?], "")?
         } else {
@@ -92,6 +92,12 @@ impl Disk {
             size: image.virtual_size(),
             bytes: Bytes::Image(image),
         })
+    }
+
+    /// True for a file that is no config and no layer: its bytes are those of the disk.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        matches!(self.bytes, Bytes::Raw { .. })
     }
 
     /// May there be anything but zeros in this range?
@@ -143,11 +149,6 @@ fn is_config(path: &Path) -> Result<bool> {
     file.read_exact_at(0, start)?;
     let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
     Ok(first == Some(&b'{'))
-}
-
-fn is_layer(path: &Path) -> Result<bool> {
-    let payload = tar::unwrap(Box::new(LocalFile::open(path)?))?;
-    starts_a_layer(&*unzip(payload)?)
 }
 
 /// Compares two disks. `report` is told the bytes compared so far and in all. Blocking.

@@ -3,11 +3,12 @@
 //! image -> **export** -> output file
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
+use super::layer_file::check_is_no_layer;
+use crate::config::{ImageConfig, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::io::{OutputFile, OutputOptions};
+use crate::io::{Access, OutputFile};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::SectorRange;
 
@@ -23,29 +24,28 @@ pub struct ExportSummary {
     pub data_bytes: u64,
 }
 
-/// Writes the disk to `path`. Blocks of 4 KiB that hold only zeros become holes. `report` is told
-/// the bytes of the disk dealt with so far.
+/// Writes the disk of the image to `output` and publishes that. Blocks of 4 KiB that hold only zeros
+/// become holes. `report` is told the bytes of the disk dealt with so far. Blocks.
 ///
 /// # Errors
-/// Those of reading the image; `Io` and `Config` (an existing output) naming the output.
+/// Those of opening and reading the image; `Config` when the output would replace a layer; `Io`,
+/// `NoSpace` naming the output.
 pub fn export(
-    image: &Image,
-    path: &Path,
-    replace: bool,
+    config: &ImageConfig,
+    service: &ServiceConfig,
+    output: OutputFile,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<ExportSummary> {
+    check_is_no_layer(&output, config)?;
+    let image = Image::open_layers(config, service, Access::Read)?;
     let size = image.virtual_size();
-    let output_options = OutputOptions {
-        replace,
-        mode: 0o666,
-    };
-    let output = OutputFile::create(path, output_options)?;
-    let fail = |source| Error::io("write raw disk", source).in_file(path.display().to_string());
+    let name = output.path().display().to_string();
+    let fail = |source| Error::io("write raw disk", source).in_file(&name);
     output.file().set_len(size).map_err(fail)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut data_bytes = 0;
     let mut done = 0;
-    while let Some(start) = next_mapped(image, done, size) {
+    while let Some(start) = next_mapped(&image, done, size) {
         let len = usize::try_from(size - start)
             .unwrap_or(usize::MAX)
             .min(CHUNK_BYTES);

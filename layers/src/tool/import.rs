@@ -5,12 +5,13 @@
 //! Holes and blocks of 4 KiB that hold only zeros are left out: they read as zeros anyway.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::layer_file::is_layer;
 use super::wrapping::Wrapping;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{OutputFile, OutputOptions, next_data_extent, open_with_size};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::{LayerBuilder, LayerOptions, LayerSummary, Uuid};
@@ -19,6 +20,8 @@ use crate::zfile::BuildOptions;
 /// Granularity in which zeros are left out.
 const BLOCK_BYTES: usize = 4096;
 const CHUNK_BYTES: usize = 1 << 20;
+
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xFB";
 
 /// How to write the layer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,7 +50,7 @@ pub struct ImportSummary {
 /// Imports `raw` into `output`. `report` is told the bytes of the disk dealt with so far.
 ///
 /// # Errors
-/// `NotFound`, `Io` and `Config` (a directory, an existing output) naming the file.
+/// `NotFound`, `Io`, `Exists` and `Config` (a directory, an empty input) naming the file.
 pub fn import(
     raw: &Path,
     output: &Path,
@@ -59,6 +62,7 @@ pub fn import(
         mode: 0o666,
     };
     let disk = RawDisk::open(raw)?;
+    disk.check_is_raw(raw)?;
     let output = OutputFile::create(output, output_options)?;
     output.check_is_not(raw)?;
     let wrapping = Wrapping {
@@ -140,6 +144,30 @@ impl RawDisk {
         Ok(Self { file, name, bytes })
     }
 
+    /// Refuses a disk without a byte. What starts like an image of another format is only warned
+    /// of: the guest may have written that.
+    fn check_is_raw(&self, path: &Path) -> Result<()> {
+        if self.bytes == 0 {
+            let error = Error::new(ErrorKind::Config, "read raw disk", "empty: not a disk");
+            return Err(error.in_file(&self.name));
+        }
+        let mut magic = [0; QCOW2_MAGIC.len()];
+        let is_qcow2 = self.file.read_exact_at(&mut magic, 0).is_ok() && magic == QCOW2_MAGIC;
+        if is_qcow2 || is_layer(path).unwrap_or(true) {
+            let what = if is_qcow2 {
+                "qcow2 image"
+            } else {
+                "layer file"
+            };
+            log::warn!(
+                "{}: looks like a {what}, is taken as a raw disk: its bytes are imported, not the \
+                 disk in it",
+                self.name
+            );
+        }
+        Ok(())
+    }
+
     fn virtual_size_bytes(&self) -> u64 {
         self.bytes.next_multiple_of(SECTOR_BYTES)
     }
@@ -160,7 +188,7 @@ impl RawDisk {
         self.file
             .read_exact_at(data, at)
             .map_err(|source| match source.kind() {
-                ErrorKind::UnexpectedEof => {
+                io::ErrorKind::UnexpectedEof => {
                     let detail = format!("the file shrank, it had {} bytes", self.bytes);
                     Error::corrupt("read raw disk", detail)
                         .in_file(&self.name)
@@ -172,7 +200,7 @@ impl RawDisk {
         Ok(chunk)
     }
 
-    fn failed(&self, at: u64, source: std::io::Error) -> Error {
+    fn failed(&self, at: u64, source: io::Error) -> Error {
         Error::io("read raw disk", source)
             .in_file(&self.name)
             .at(at)

@@ -7,7 +7,6 @@ use std::path::Path;
 use super::layer_file::{WritablePart, starts_a_layer, writable_part};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::LocalFile;
-use crate::limits::SECTOR_BYTES;
 use crate::lsmt::Layer;
 use crate::read_at::ReadAt;
 use crate::tar;
@@ -148,22 +147,16 @@ fn zfile_info(zfile: &ZFile) -> ZFileInfo {
 
 fn layer_info(payload: Box<dyn ReadAt>) -> Result<LayerInfo> {
     let layer = Layer::open(payload)?;
-    let (trailer, mappings) = (layer.trailer(), layer.mappings());
-    let bytes_where = |zeroed: bool| {
-        let chosen = mappings
-            .iter()
-            .filter(|mapping| mapping.is_zeroed() == zeroed);
-        chosen.map(|mapping| mapping.sectors() * SECTOR_BYTES).sum()
-    };
+    let trailer = layer.trailer();
     Ok(LayerInfo {
         virtual_size_bytes: trailer.virtual_size_bytes,
         uuid: trailer.uuid.to_string(),
         parent_uuid: trailer.parent_uuid.to_string(),
         user_tag: String::from_utf8_lossy(&trailer.user_tag).into_owned(),
         index_entries: trailer.index_entries,
-        mappings: mappings.len() as u64,
-        data_bytes: bytes_where(false),
-        zeroed_bytes: bytes_where(true),
+        mappings: layer.mappings().len() as u64,
+        data_bytes: layer.data_bytes(),
+        zeroed_bytes: layer.zeroed_bytes(),
         is_sparse: trailer.is_sparse(),
     })
 }

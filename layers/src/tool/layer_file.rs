@@ -6,14 +6,13 @@
 
 use std::path::Path;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::io::LocalFile;
-use crate::lsmt::{HEADER_BYTES, Layer, Record, RecordKind, Uuid, is_lsmt};
+use crate::config::ImageConfig;
+use crate::error::Result;
+use crate::image::{layer_configs, lower_path};
+use crate::io::{LocalFile, OutputFile};
+use crate::lsmt::{HEADER_BYTES, Layer, Record, Uuid, is_lsmt, is_sealed};
 use crate::read_at::ReadAt;
-use crate::tar;
-use crate::zfile::{self, ZFile};
-
-const BLOCK: u64 = HEADER_BYTES as u64;
+use crate::{tar, zfile};
 
 /// A file of a writable layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,28 +30,38 @@ pub(super) enum WritablePart {
 /// Opens a sealed or committed layer, wrapped or not.
 ///
 /// # Errors
-/// As [`Layer::open`]; `Config` for the data file of a writable layer.
+/// As [`Layer::open`].
 pub(super) fn open_layer(path: &Path) -> Result<Layer> {
-    if let Some(WritablePart::AppendData(_) | WritablePart::SparseData) = writable_part(path)? {
-        let detail = "the data file of a writable layer that was never sealed";
-        let error = Error::new(ErrorKind::Config, "open layer", detail);
-        return Err(error.in_file(path.display().to_string()));
-    }
-    Layer::open(unzip(tar::unwrap(Box::new(LocalFile::open(path)?))?)?)
+    Layer::open(unwrapped(path)?)
 }
 
-/// The decoded bytes of a zfile, and any other payload as it is.
-pub(super) fn unzip(payload: Box<dyn ReadAt>) -> Result<Box<dyn ReadAt>> {
-    match zfile::detect(&*payload)? {
-        true => Ok(Box::new(ZFile::open(payload)?)),
-        false => Ok(payload),
-    }
+/// Is it a sealed or committed layer, or a part of a writable one?
+///
+/// # Errors
+/// Those of opening and reading, and of a damaged wrapper.
+pub(super) fn is_layer(path: &Path) -> Result<bool> {
+    starts_a_layer(&*unwrapped(path)?)
+}
+
+fn unwrapped(path: &Path) -> Result<Box<dyn ReadAt>> {
+    zfile::unwrap(tar::unwrap(Box::new(LocalFile::open(path)?))?)
+}
+
+/// Refuses an output that would replace a layer of the image.
+///
+/// # Errors
+/// `Config`.
+pub(super) fn check_is_no_layer(output: &OutputFile, config: &ImageConfig) -> Result<()> {
+    let lowers = layer_configs(config).iter().filter_map(lower_path);
+    let upper = [config.upper.data.clone(), config.upper.index.clone()];
+    let mut layers = lowers.chain(upper);
+    layers.try_for_each(|layer| output.check_is_not(&layer))
 }
 
 /// True when `source` has an LSMT header.
 pub(super) fn starts_a_layer(source: &dyn ReadAt) -> Result<bool> {
     let mut magic = [0; 24];
-    if source.size() < BLOCK {
+    if source.size() < HEADER_BYTES as u64 {
         return Ok(false);
     }
     source.read_exact_at(0, &mut magic)?;
@@ -68,7 +77,12 @@ pub(super) fn writable_part(path: &Path) -> Result<Option<WritablePart>> {
     if file.size() == 0 {
         return Ok(Some(WritablePart::Empty));
     }
-    let Some(header) = record_at(&file, 0)? else {
+    let mut block = [0; HEADER_BYTES];
+    if file.size() < HEADER_BYTES as u64 {
+        return Ok(None);
+    }
+    file.read_exact_at(0, &mut block)?;
+    let Some(header) = Record::decode(&block) else {
         return Ok(None);
     };
     if header.check_unsealed_flags(false).is_ok() {
@@ -81,22 +95,4 @@ pub(super) fn writable_part(path: &Path) -> Result<Option<WritablePart>> {
         true => WritablePart::SparseData,
         false => WritablePart::AppendData(header.uuid),
     }))
-}
-
-/// Has the file the trailer of a sealed layer? Its header does not tell.
-fn is_sealed(file: &LocalFile, header: &Record) -> Result<bool> {
-    let Some(at) = file.size().checked_sub(BLOCK).filter(|at| *at >= BLOCK) else {
-        return Ok(false);
-    };
-    let trailer = record_at(file, at)?.filter(|trailer| trailer.uuid == header.uuid);
-    Ok(trailer.is_some_and(|trailer| trailer.check_sealed_flags(RecordKind::Trailer).is_ok()))
-}
-
-fn record_at(file: &LocalFile, at: u64) -> Result<Option<Record>> {
-    let mut block = [0; HEADER_BYTES];
-    if file.size() < at + BLOCK {
-        return Ok(None);
-    }
-    file.read_exact_at(at, &mut block)?;
-    Ok(Record::decode(&block))
 }

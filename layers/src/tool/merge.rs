@@ -3,9 +3,10 @@
 //! image config -> **merge** -> lsmt compact -> wrapping -> output file
 
 use super::commit::{NewLayer, NewLayerOptions};
+use super::layer_file::check_is_no_layer;
 use crate::config::{ImageConfig, ServiceConfig};
 use crate::error::Result;
-use crate::image::{layer_configs, lower_path, open_apart};
+use crate::image::open_apart;
 use crate::io::OutputFile;
 use crate::lsmt::compact;
 
@@ -22,11 +23,7 @@ pub fn merge(
     options: &NewLayerOptions,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<NewLayer> {
-    let lowers = layer_configs(config).iter().filter_map(lower_path);
-    let upper = [config.upper.data.clone(), config.upper.index.clone()];
-    for layer in lowers.chain(upper) {
-        output.check_is_not(&layer)?;
-    }
+    check_is_no_layer(&output, config)?;
     let (lowers, upper) = open_apart(config, service)?;
     let (layer, file_bytes) = options.wrapping.write(&output, |sink| {
         let written = match upper {

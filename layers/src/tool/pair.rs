@@ -2,14 +2,17 @@
 //!
 //! obd info -> **pair** -> lsmt upper
 //!
-//! Source: format reference 1.6, 1.7.
+//! Source: format reference 1.6, 1.7; stat(2).
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::layer_file::{WritablePart, writable_part};
-use crate::error::Result;
-use crate::limits::SECTOR_BYTES;
+use crate::error::{Error, Result};
 use crate::lsmt::{HEADER_BYTES, upper};
+
+/// Unit of the number of blocks in stat(2).
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// One thing to tell about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +41,16 @@ pub struct PairInfo {
     pub parent_uuid: String,
     /// Size of the data file in bytes, holes included.
     pub data_file_bytes: u64,
+    /// What the data file takes on this host, in bytes: less than its size where it has holes.
+    pub on_host_bytes: u64,
     /// Runs of sectors that the layer holds, zeroed ones included.
     pub segments: u64,
     /// Bytes of data that can be read.
     pub used_bytes: u64,
     /// Bytes that read as zeros and hide lower layers.
     pub zeroed_bytes: u64,
-    /// Bytes of data that later writes have hidden; a commit leaves them out.
+    /// Bytes of data that later writes have hidden, those included that were given back to the
+    /// host since; a commit leaves them out.
     pub garbage_bytes: u64,
 }
 
@@ -110,12 +116,10 @@ pub fn inspect_pair(data: &Path, index: Option<&Path>) -> Result<PairInfo> {
     // Nothing is read from the index file of a sparse layer, so any will do.
     let layer = upper::open_read_only(data, index.unwrap_or(data))?;
     let (header, trailer) = (layer.header(), layer.trailer());
-    let bytes_where = |zeroed: bool| -> u64 {
-        let chosen = layer.mappings().iter();
-        let chosen = chosen.filter(|mapping| mapping.is_zeroed() == zeroed);
-        chosen.map(|mapping| mapping.sectors() * SECTOR_BYTES).sum()
-    };
-    let (used_bytes, data_file_bytes) = (bytes_where(false), layer.source().size());
+    let (used_bytes, data_file_bytes) = (layer.data_bytes(), layer.source().size());
+    let metadata = data
+        .metadata()
+        .map_err(|source| Error::io("inspect file", source).in_file(data.display().to_string()))?;
     let written = match header.is_sparse() {
         true => used_bytes,
         false => data_file_bytes.saturating_sub(HEADER_BYTES as u64),
@@ -126,9 +130,10 @@ pub fn inspect_pair(data: &Path, index: Option<&Path>) -> Result<PairInfo> {
         uuid: trailer.uuid.to_string(),
         parent_uuid: header.parent_uuid.to_string(),
         data_file_bytes,
+        on_host_bytes: metadata.blocks() * STAT_BLOCK_BYTES,
         segments: layer.mappings().len() as u64,
         used_bytes,
-        zeroed_bytes: bytes_where(true),
+        zeroed_bytes: layer.zeroed_bytes(),
         garbage_bytes: written.saturating_sub(used_bytes),
     })
 }

@@ -1,14 +1,16 @@
 //! Every checksum and every rule of a layer file or of all layers of an image.
 
+use std::ops::Range;
 use std::path::Path;
 
-use super::layer_file::starts_a_layer;
-use crate::config::{ImageConfig, ServiceConfig};
-use crate::error::{Error, Result};
+use super::layer_file::{WritablePart, starts_a_layer, writable_part};
+use crate::config::{ImageConfig, ServiceConfig, UpperConfig};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, layer_configs, lower_path};
 use crate::io::Access;
 use crate::io::LocalFile;
-use crate::lsmt::Layer;
+use crate::limits::SECTOR_BYTES;
+use crate::lsmt::{Layer, upper};
 use crate::read_at::ReadAt;
 use crate::tar;
 use crate::zfile::{self, ZFile};
@@ -63,7 +65,7 @@ pub fn verify_file(path: &Path, report: &mut dyn FnMut(u64, u64)) -> FileReport 
     found
 }
 
-/// Verifies each local layer of an image, then that they stack. Blocking.
+/// Verifies each local layer of an image, the writable one included, then that they stack. Blocking.
 pub fn verify_config(
     path: &Path,
     service: &ServiceConfig,
@@ -80,6 +82,9 @@ pub fn verify_config(
     let paths = layer_configs(&config).iter().filter_map(lower_path);
     let mut reports: Vec<_> = paths.map(|layer| verify_file(&layer, report)).collect();
     let all_here = reports.len() == layer_configs(&config).len();
+    if config.upper.is_present() && config.upper.target.as_os_str().is_empty() {
+        reports.push(verify_upper(&config.upper, report));
+    }
     // A layer that is damaged was reported with its file; opening would only repeat that.
     if !all_here || reports.iter().all(FileReport::is_sound) {
         match Image::open_layers(&config, service, Access::Read) {
@@ -91,11 +96,25 @@ pub fn verify_config(
     reports
 }
 
+/// Replays the log and reads all data that it maps to.
+fn verify_upper(config: &UpperConfig, report: &mut dyn FnMut(u64, u64)) -> FileReport {
+    let mut found = FileReport::new(&config.data);
+    let layer = upper::open_read_only(&config.data, &config.index);
+    if let Err(error) = layer.and_then(|layer| read_mapped(&layer, &mut found, report)) {
+        found.add(error);
+    }
+    found
+}
+
 fn verify_stages(
     path: &Path,
     found: &mut FileReport,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
+    if !matches!(writable_part(path)?, None | Some(WritablePart::Empty)) {
+        let detail = "a file of a writable layer: verify a config that has it as upper";
+        return Err(Error::new(ErrorKind::Config, "verify file", detail));
+    }
     let payload = tar::unwrap(Box::new(LocalFile::open(path)?))?;
     let decoded: Box<dyn ReadAt> = if zfile::detect(&*payload)? {
         let zfile = ZFile::open(payload)?;
@@ -141,17 +160,40 @@ fn read_all(
     found: &mut FileReport,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
-    let mut chunk = vec![0; CHUNK_BYTES];
     let size = source.size();
-    let mut at = 0;
-    while at < size {
-        let len = usize::try_from(size - at)
-            .unwrap_or(usize::MAX)
-            .min(CHUNK_BYTES);
-        source.read_exact_at(at, chunk.split_at_mut(len).0)?;
-        at += len as u64;
-        report(at, size);
+    read_range(source, 0..size, |at| report(at, size))?;
+    found.checked_bytes = size;
+    Ok(())
+}
+
+fn read_mapped(
+    layer: &Layer,
+    found: &mut FileReport,
+    report: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let (mut done, size) = (0, layer.data_bytes());
+    for mapping in layer.mappings().iter().filter(|data| !data.is_zeroed()) {
+        let start = mapping.moffset() * SECTOR_BYTES;
+        let end = mapping.moffset_end() * SECTOR_BYTES;
+        read_range(layer.source(), start..end, |at| {
+            report(done + at - start, size);
+        })?;
+        done += end - start;
     }
     found.checked_bytes = size;
+    Ok(())
+}
+
+/// Reads it in chunks; `done` is told where each one ended.
+fn read_range(source: &dyn ReadAt, range: Range<u64>, mut done: impl FnMut(u64)) -> Result<()> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut at = range.start;
+    while at < range.end {
+        let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+        let chunk = chunk.split_at_mut(left.min(CHUNK_BYTES)).0;
+        source.read_exact_at(at, chunk)?;
+        at += chunk.len() as u64;
+        done(at);
+    }
     Ok(())
 }

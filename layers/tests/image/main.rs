@@ -2,6 +2,8 @@
 #![cfg(test)]
 
 mod bit_flips;
+#[path = "../support/expected_disk.rs"]
+mod expected_disk;
 mod obd;
 mod support;
 mod vectors;

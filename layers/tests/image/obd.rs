@@ -238,6 +238,34 @@ fn a_disk_image_is_not_replaced_by_its_own_layer() {
 }
 
 #[test]
+fn an_image_is_not_replaced_by_its_own_disk() {
+    let scene = Scene::new();
+    let layer = scene.file("layer", &plain_layer());
+    let config = config_over(scene.dir.path(), std::slice::from_ref(&layer));
+    for out in [&layer, &config] {
+        let before = std::fs::read(out).unwrap();
+        let output = obd(&[&"export", &config, out, &"-f"]);
+        assert_fails(&output, &["the output at once"]);
+        assert!(std::fs::read(out).unwrap() == before);
+    }
+}
+
+#[test]
+fn a_file_of_another_format_is_imported_with_a_warning() {
+    let scene = Scene::new();
+    for (bytes, words) in [
+        (plain_layer(), "looks like a layer file"),
+        ([&b"QFI\xfb"[..], &[0; 508]].concat(), "a qcow2 image"),
+    ] {
+        let raw = scene.file("r", &bytes);
+        let output = obd(&[&"import", &raw, &scene.path("o"), &"-f"]);
+        assert!(output.status.success(), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(words), "{told}");
+    }
+}
+
+#[test]
 fn a_fifo_is_refused_at_once() {
     let scene = Scene::new();
     let fifo = scene.path("fifo");
@@ -488,6 +516,8 @@ fn import_of_nothing_sensible_is_refused() {
     assert_fails(&missing, &["open file", "gone", "No such file"]);
     let directory = obd(&[&"import", &scene.dir.path(), &scene.path("o")]);
     assert_fails(&directory, &["found a directory"]);
+    let empty = obd(&[&"import", &scene.file("e", b""), &scene.path("o")]);
+    assert_fails(&empty, &["empty: not a disk"]);
     let nowhere = obd(&[
         &"import",
         &scene.file("r", b"x"),
@@ -500,8 +530,10 @@ fn import_of_nothing_sensible_is_refused() {
 fn an_output_that_is_no_regular_file_is_never_replaced() {
     let scene = Scene::new();
     let raw = scene.file("r", &pattern(1, 8192));
-    let output = obd(&[&"import", &raw, &scene.dir.path(), &"-f"]);
-    assert_fails(&output, &["write output file", "not a regular file"]);
+    for force in ["-f", "--json"] {
+        let output = obd(&[&"import", &raw, &scene.dir.path(), &force]);
+        assert_fails(&output, &["write output file", "not a regular file"]);
+    }
     assert!(scene.dir.path().is_dir());
 }
 

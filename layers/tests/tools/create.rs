@@ -81,6 +81,15 @@ fn an_existing_file_is_kept_and_the_other_not_made() {
 }
 
 #[test]
+fn two_files_of_one_name_are_refused() {
+    let scene = Scene::new();
+    for line in ["both both 1", "./both both 1", "both both 1 -s"] {
+        scene.run("create", line).failed(255, "are the same file");
+    }
+    assert_eq!(scene.names(), Vec::<String>::new());
+}
+
+#[test]
 fn what_this_version_cannot_do_is_refused_in_words_and_makes_no_file() {
     let scene = Scene::new();
     let cases = [

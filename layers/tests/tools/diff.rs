@@ -131,8 +131,17 @@ fn trouble_has_an_exit_status_of_its_own() {
         .run("obd", "diff raw log.data")
         .failed(2, "never sealed");
     scene.run("obd", "diff raw").failed(2, "required");
+    // The header of a layer alone: what it is taken for shows.
+    scene.write("short", &scene.read("log.commit")[..1000]);
+    let outcome = scene.run("obd", "diff log.commit short");
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stdout.contains("1000 bytes short (raw disk)"));
     scene.write("bad.json", b"{");
     scene.run("obd", "diff bad.json raw").failed(2, "bad.json");
+    scene.config("gone.json", &[scene.path("gone")], None);
+    scene
+        .run("obd", "diff raw gone.json")
+        .failed(2, "gone.json");
     let (data, index) = (scene.path("log.data"), scene.path("log.index"));
     let _writer = layers::lsmt::Upper::open(&data, &index).unwrap();
     scene.config("log.json", &[], Some(("log.data", "log.index")));

@@ -27,8 +27,19 @@ fn a_pair_is_told_once_with_what_of_it_is_used() {
     assert_eq!(pair["zeroed_bytes"], committed["zeroed_bytes"]);
     let bytes = |key: &str| pair[key].as_u64().unwrap();
     assert!(bytes("garbage_bytes") > 0 && bytes("segments") > 0);
+    assert!(bytes("on_host_bytes") > 0);
     let data = scene.read("log.data").len() as u64;
     assert_eq!(bytes("used_bytes") + bytes("garbage_bytes") + 4096, data);
+}
+
+#[test]
+fn what_was_given_back_to_the_host_shows() {
+    let scene = Scene::new();
+    scene.run("create", "d i 1 -s").succeeded();
+    let pair = &info(&scene, "d")[0]["writable"];
+    assert!(pair["on_host_bytes"].as_u64().unwrap() < 1 << 20, "{pair}");
+    let text = scene.run("obd", "info d").succeeded().stdout;
+    assert!(text.contains("on host"), "{text}");
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod merge;
 mod outputs;
 mod resize;
 mod support;
+mod verify;
 mod zfile;

@@ -7,7 +7,11 @@ fn merging_the_native_layers_gives_the_bytes_of_the_cpp_tool() {
     let scene = Scene::new();
     scene.config("image.json", &native_layers(), None);
     let outcome = scene.run("merge", "image.json merged").succeeded();
-    assert_eq!(outcome.stdout + &outcome.stderr, "");
+    // The line for the digest of an upload.
+    assert_eq!(
+        (outcome.stdout.as_str(), outcome.stderr.as_str()),
+        ("", "\n")
+    );
     assert!(scene.read("merged") == std::fs::read(vector("native/merged.obd")).unwrap());
     for threads in ["1", "3"] {
         // An output that exists is replaced.
@@ -97,6 +101,17 @@ fn each_failure_has_the_exit_status_and_words_of_the_cpp_tool() {
         scene.run("merge", line).failed(code, words);
         assert!(!scene.path("out").exists(), "{line}");
     }
+}
+
+#[test]
+fn the_config_is_not_replaced_by_the_result() {
+    let scene = Scene::new();
+    scene.config("image.json", &native_layers(), None);
+    let config = scene.read("image.json");
+    scene
+        .run("merge", "image.json image.json")
+        .failed(255, "the input and the output at once");
+    assert!(scene.read("image.json") == config);
 }
 
 #[test]

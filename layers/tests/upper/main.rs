@@ -2,6 +2,8 @@
 #![cfg(test)]
 
 mod crashes;
+#[path = "../support/expected_disk.rs"]
+mod expected_disk;
 mod files;
 mod history;
 mod properties;

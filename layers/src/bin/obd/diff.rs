@@ -14,7 +14,7 @@ use crate::fail;
 const TROUBLE: u8 = 2;
 
 pub(crate) fn run(args: &DiffArgs, json: bool) -> layers::Result<ExitCode> {
-    let report = match compare(args) {
+    let (report, raw) = match compare(args) {
         Ok(report) => report,
         Err(error) => {
             fail(&error);
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &DiffArgs, json: bool) -> layers::Result<ExitCode> {
     if json {
         say(document(&report));
     } else {
-        print(args, &report);
+        print(args, &report, raw);
     }
     Ok(match report.is_same() {
         true => ExitCode::SUCCESS,
@@ -32,25 +32,30 @@ pub(crate) fn run(args: &DiffArgs, json: bool) -> layers::Result<ExitCode> {
     })
 }
 
-fn compare(args: &DiffArgs) -> layers::Result<DiffReport> {
+/// The outcome, and which of the two are raw disks.
+fn compare(args: &DiffArgs) -> layers::Result<(DiffReport, [bool; 2])> {
     let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
     let one = Disk::open(&args.one, &service)?;
     let other = Disk::open(&args.other, &service)?;
     let bar = progress_bar("comparing");
     let report = tool::diff(&one, &other, &mut reporter(&bar));
     bar.finish_and_clear();
-    report
+    Ok((report?, [one.is_raw(), other.is_raw()]))
 }
 
-fn print(args: &DiffArgs, report: &DiffReport) {
+fn print(args: &DiffArgs, report: &DiffReport, raw: [bool; 2]) {
     for range in &report.ranges {
         say(format_args!("{}: {}", place(range), sectors(range.sectors)));
     }
     let [one, other] = report.sizes_bytes;
     if one != other {
         let (one_name, other_name) = (args.one.display(), args.other.display());
+        // A layer that lost its header is compared as well: here that shows.
+        let kind = |this: bool, that: bool| if this && !that { " (raw disk)" } else { "" };
+        let [one_raw, other_raw] = raw;
+        let (one_kind, other_kind) = (kind(one_raw, other_raw), kind(other_raw, one_raw));
         say(format_args!(
-            "sizes: {one} bytes {one_name}, {other} bytes {other_name}"
+            "sizes: {one} bytes {one_name}{one_kind}, {other} bytes {other_name}{other_kind}"
         ));
     }
     match report.sectors() {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use layers::config::{ImageConfig, ServiceConfig};
-use layers::{Access, Image, tool};
+use layers::io::{OutputFile, OutputOptions};
+use layers::tool;
 use serde_json::json;
 
 use crate::args::ExportArgs;
@@ -11,9 +12,15 @@ use layers::command_line::console::{human, progress_bar, reporter, say};
 
 pub(crate) fn run(args: &ExportArgs, json: bool) -> layers::Result<ExitCode> {
     let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
-    let image = Image::open_layers(&ImageConfig::load(&args.config)?, &service, Access::Read)?;
+    let config = ImageConfig::load(&args.config)?;
+    let options = OutputOptions {
+        replace: args.force,
+        mode: 0o666,
+    };
+    let output = OutputFile::create(&args.out, options)?;
+    output.check_is_not(&args.config)?;
     let bar = progress_bar("exporting");
-    let summary = tool::export(&image, &args.out, args.force, &mut reporter(&bar))?;
+    let summary = tool::export(&config, &service, output, &mut reporter(&bar))?;
     bar.finish_and_clear();
     let (disk, data) = (summary.virtual_size_bytes, summary.data_bytes);
     if json {

@@ -56,6 +56,7 @@ fn pair(data: &Path, index: Option<&Path>, json: bool) -> layers::Result<Option<
         line("index file", index.display());
     }
     line("data file", human(info.data_file_bytes));
+    line("on host", human(info.on_host_bytes));
     print_disk(info.virtual_size_bytes, &info.uuid, &info.parent_uuid);
     line("segments", info.segments);
     line("used", human(info.used_bytes));
@@ -187,6 +188,7 @@ fn pair_document(data: &Path, index: Option<&Path>, info: &PairInfo) -> Value {
             "uuid": info.uuid,
             "parent_uuid": info.parent_uuid,
             "segments": info.segments,
+            "on_host_bytes": info.on_host_bytes,
             "used_bytes": info.used_bytes,
             "zeroed_bytes": info.zeroed_bytes,
             "garbage_bytes": info.garbage_bytes,
