@@ -45,15 +45,14 @@ pub(super) struct Replayed {
 impl Replayed {
     /// Logs one warning when something in the log `name` does not count.
     pub(super) fn warn_dropped(&self, name: &str) {
-        let torn = match self.torn_bytes {
-            0 if self.dropped.is_empty() => return,
-            0 => String::new(),
-            torn => format!(" and a last one of which only {torn} bytes are there"),
-        };
         let dropped: u64 = self.dropped.iter().map(|run| run.end - run.start).sum();
-        log::warn!(
-            "{name}: dropped {dropped} index entries{torn}: never flushed, and not whole after a crash",
-        );
+        let what = match (dropped, self.torn_bytes) {
+            (0, 0) => return,
+            (dropped, 0) => format!("{dropped} index entries"),
+            (0, torn) => format!("{torn} bytes of a last index entry"),
+            (dropped, torn) => format!("{dropped} index entries and {torn} bytes of a last one"),
+        };
+        log::warn!("{name}: dropped {what}: never flushed, and not whole after a crash");
     }
 }
 
