@@ -2,11 +2,10 @@
 //!
 //! ring -> descriptor chain -> request -> image -> **status**
 //!
-//! What the engine refuses is an I/O error whatever its kind, also where the kind is `Unsupported`
-//! (an index log that is full, a layer in a codec that this build lacks): a driver that is told
-//! "unsupported" gives the whole feature up, or thinks of a flush that none is needed. Only a
-//! request that this front end does not know is unsupported. There is no status for a full host,
-//! and a write to a read-only disk is an I/O error by the standard.
+//! What the engine refuses is an I/O error whatever its kind, `Unsupported` included: a driver that
+//! is told "unsupported" gives the whole feature up. Only a request that this front end does not
+//! know is that. There is no status for a full host, and a write to a read-only disk is an I/O error
+//! by the standard.
 //!
 //! Source: VirtIO 1.2 section 5.2.6 (`VIRTIO_BLK_S_*`).
 
