@@ -84,6 +84,11 @@ fn work(args: &Args) -> Result<(), Failure> {
             "--turboOCI (--fastoci): turboOCI layers are not supported by this version",
         ));
     }
+    if args.seal && args.commit_sealed {
+        return Err(Failure::new(
+            "--seal and --commit_sealed exclude each other: the one makes a sealed layer, the other reads one",
+        ));
+    }
     if args.seal {
         return seal(args);
     }

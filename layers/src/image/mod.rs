@@ -98,13 +98,18 @@ impl Image {
     /// A writable layer without a size takes that of the layers below, and keeps it.
     ///
     /// # Errors
-    /// As [`Stack::new`]; `NoSpace` and `Io` when the size cannot be kept.
+    /// As [`Stack::new`]; `Config` for a disk of no bytes; `NoSpace` and `Io` when the size cannot be
+    /// kept.
     pub fn with_upper(bottom_first: Vec<Layer>, upper: Upper) -> Result<Self> {
         let below = match bottom_first.is_empty() {
             true => None,
             false => Some(Stack::new(bottom_first)?),
         };
         let writable = Writable::new(below, upper)?;
+        if writable.virtual_size_bytes() == 0 {
+            let detail = "no layer has a size: create the writable one with the size of the disk";
+            return Err(Error::new(ErrorKind::Config, "open image", detail));
+        }
         Ok(Self {
             identity: identity("", writable.uuid()),
             layers: Layers::Writable(writable),

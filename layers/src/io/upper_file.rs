@@ -3,7 +3,7 @@
 //! image -> lsmt upper -> **upper file**
 //!
 //! Invariants
-//! - who writes a layer holds an exclusive lock on its data file, who reads it a shared one, so
+//! - who writes a layer holds an exclusive lock on both its files, who reads it a shared one, so
 //!   that two processes never write one layer and nobody commits one that changes.
 //! - `size` counts every byte that was written through this value.
 //!
@@ -86,7 +86,8 @@ impl UpperFile {
                 Ok(opened)
             }
             Err(std::fs::TryLockError::WouldBlock) => {
-                let detail = "another process is writing or reading this layer";
+                let detail =
+                    "in use: another process writes or reads this layer (lslocks shows which)";
                 Err(Error::new(ErrorKind::Busy, "lock layer", detail).in_file(opened.name()))
             }
             Err(std::fs::TryLockError::Error(source)) => {

@@ -204,3 +204,76 @@ fn padding_anywhere_in_a_log_is_skipped() {
     let after = open_read_only(&pair.data, &pair.index).unwrap();
     assert_eq!(before.mappings(), after.mappings());
 }
+
+#[test]
+fn an_index_file_that_another_layer_writes_is_refused() {
+    let dir = scratch();
+    let pair = Pair::create(dir.path(), "x", UpperKind::AppendOnly, 1 << 20);
+    let copy = Pair {
+        data: dir.path().join("copy.data"),
+        index: pair.index.clone(),
+    };
+    std::fs::copy(&pair.data, &copy.data).unwrap();
+    let _image = pair.image(Vec::new());
+    assert_eq!(copy.open().unwrap_err().kind(), ErrorKind::Busy);
+}
+
+#[test]
+fn flushed_entries_that_are_gone_are_an_error() {
+    let dir = scratch();
+    let pair = Pair::create(dir.path(), "x", UpperKind::AppendOnly, 1 << 20);
+    for block in 0..200 {
+        let image = pair.image(Vec::new());
+        image.write_at(block * 4096, &[7; 4096]).unwrap();
+    }
+    let mut log = std::fs::read(&pair.index).unwrap();
+    log[8192..8704].fill(0);
+    std::fs::write(&pair.index, log).unwrap();
+    let error = pair.open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(
+        error.to_string().contains("was flushed and is gone"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_sparse_data_file_that_was_cut_short_is_refused_and_left_alone() {
+    let dir = scratch();
+    let pair = Pair::create(dir.path(), "x", UpperKind::Sparse, 1 << 20);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&pair.data)
+        .unwrap();
+    file.set_len(8192).unwrap();
+    for error in [
+        pair.open().unwrap_err(),
+        open_read_only(&pair.data, &pair.index).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("cut short"), "{error}");
+    }
+    assert_eq!(pair.data.metadata().unwrap().len(), 8192);
+}
+
+#[test]
+fn a_sparse_data_file_with_the_index_of_another_kind_is_refused() {
+    let dir = scratch();
+    let sparse = Pair::create(dir.path(), "s", UpperKind::Sparse, 1 << 20);
+    let append = Pair::create(dir.path(), "a", UpperKind::AppendOnly, 1 << 20);
+    let mixed = Pair {
+        data: sparse.data,
+        index: append.index,
+    };
+    let error = mixed.open().unwrap_err();
+    assert!(error.to_string().contains("is a sparse one"), "{error}");
+}
+
+#[test]
+fn a_disk_of_no_bytes_is_refused() {
+    for kind in KINDS {
+        let dir = scratch();
+        let pair = Pair::create(dir.path(), "x", kind, 0);
+        let error = layers::Image::with_upper(Vec::new(), pair.open().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("no layer has a size"), "{error}");
+    }
+}

@@ -143,8 +143,10 @@ impl Upper {
             let detail = format!("{bytes} is less than {now}, too large, or no multiple of 512");
             return Err(Error::new(ErrorKind::Config, OP, detail).in_file(self.data().name()));
         }
-        if self.kind() == UpperKind::Sparse {
+        if let Kind::Sparse(layer) = &self.kind {
             self.data().set_size(open::DATA_START + bytes)?;
+            // A file that is shorter than its header says counts as cut short.
+            layer.flush()?;
         }
         open::write_virtual_size(self.data(), bytes)?;
         if self.kind() == UpperKind::AppendOnly {

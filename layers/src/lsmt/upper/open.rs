@@ -36,7 +36,7 @@ impl Upper {
     pub fn open(data: &Path, index: &Path) -> Result<Self> {
         let path = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
         let data = UpperFile::open_locked(data, Access::Write)?;
-        let index = UpperFile::open(index, Access::Write)?;
+        let index = UpperFile::open_locked(index, Access::Write)?;
         let block_bytes = data.block_bytes();
         let upper = Self::from_files(Box::new(data), Box::new(index))?;
         if upper.kind() == UpperKind::Sparse && block_bytes > sparse::BLOCK_BYTES as u64 {
@@ -80,7 +80,7 @@ impl Upper {
 /// As [`Upper::open`].
 pub fn open_read_only(data: &Path, index: &Path) -> Result<Layer> {
     let data = UpperFile::open_locked(data, Access::Read)?;
-    let index = UpperFile::open(index, Access::Read)?;
+    let index = UpperFile::open_locked(index, Access::Read)?;
     read_only_from_files(Box::new(data), &index)
 }
 
@@ -122,6 +122,7 @@ impl Headers {
             .and_then(|()| refuse_sealed(data, &header))
             .map_err(|error| error.in_file(data.name()))?;
         if header.is_sparse() {
+            check_sparse_files(data, index_file, header.virtual_size_bytes)?;
             let layer = header.clone();
             return Ok(Self {
                 data: header,
@@ -130,6 +131,13 @@ impl Headers {
         }
         let layer = read_header(index_file)?;
         check_index_header(&header, &layer).map_err(|error| error.in_file(index_file.name()))?;
+        let (in_data, in_index) = (header.virtual_size_bytes, layer.virtual_size_bytes);
+        if in_data != in_index && in_data != 0 && in_index != 0 {
+            log::warn!(
+                "{}: its header says {in_data} bytes, that of the index file {in_index}, which counts",
+                data.name()
+            );
+        }
         Ok(Self {
             data: header,
             layer,
@@ -155,6 +163,29 @@ fn read_header(file: &dyn ReadAt) -> Result<Record> {
         return Err(Error::corrupt(OP, detail).in_file(file.name()));
     }
     Ok(record)
+}
+
+/// The index file of a sparse layer is empty, and its data file as long as the disk.
+fn check_sparse_files(
+    data: &dyn ReadAt,
+    index_file: &dyn ReadAt,
+    virtual_size_bytes: u64,
+) -> Result<()> {
+    const OP: &str = "open sparse layer";
+    let is_log = |header: Record| header.check_unsealed_flags(false).is_ok();
+    if read_header(index_file).is_ok_and(is_log) {
+        let detail = "the index file of an append-only layer, but the data file is a sparse one";
+        return Err(Error::new(ErrorKind::Config, OP, detail).in_file(index_file.name()));
+    }
+    let (size, wanted) = (data.size(), DATA_START + virtual_size_bytes);
+    if size < wanted {
+        let detail = format!(
+            "the file was cut short: it has {size} bytes, for its disk it needs {wanted} (truncate(1) \
+             makes it longer; what was cut off then shows the layers below)"
+        );
+        return Err(Error::corrupt(OP, detail).in_file(data.name()));
+    }
+    Ok(())
 }
 
 fn check_index_header(data: &Record, index: &Record) -> Result<()> {

@@ -85,11 +85,16 @@ pub(super) fn replay(
     }
     let mut durable_entries = 0;
     let mut has_checks = false;
+    // A flush begins only after the one before it is over: what is in front of the last remark but
+    // one was on the device, itself included.
+    let (mut flushed_entries, mut last_remark) = (0, 0);
     for_each_entry(index_file, entries, |number, entry| {
         match entry {
             LogEntry::Durable { entries } if entries <= number => {
                 durable_entries = durable_entries.max(entries);
                 has_checks = true;
+                flushed_entries = last_remark;
+                last_remark = number;
             }
             LogEntry::Check { .. } => has_checks = true,
             // A page that was lost may have held them.
@@ -102,6 +107,7 @@ pub(super) fn replay(
         data_file,
         data_sectors: data_file.size() / SECTOR_BYTES,
         unflushed,
+        flushed_entries,
         has_checks,
         unchecked: VecDeque::new(),
         buffer: Vec::new(),
@@ -147,6 +153,8 @@ struct Replay<'a> {
     data_file: &'a dyn ReadAt,
     data_sectors: u64,
     unflushed: Unflushed<'a>,
+    /// Entries of the log itself that were flushed for certain.
+    flushed_entries: u64,
     /// The log is obd's: in one of the C++ code the tag is the number of lower layers, of which
     /// there may be 255.
     has_checks: bool,
@@ -160,7 +168,13 @@ impl Replay<'_> {
     fn entry(&mut self, number: u64, entry: LogEntry) -> Result<()> {
         let durable = number < self.result.durable_entries;
         match entry {
-            LogEntry::Mapping(mapping) if is_lost_page(mapping) => self.drop_entry(number),
+            LogEntry::Mapping(mapping) if is_lost_page(mapping) => {
+                if number < self.flushed_entries {
+                    let detail = format!("entry {number} was flushed and is gone: zeros are there");
+                    return Err(Error::corrupt(OP, detail).at(entry_at(number)));
+                }
+                self.drop_entry(number);
+            }
             LogEntry::Mapping(mapping) => {
                 check_shape(number, mapping)?;
                 self.mapping(number, mapping, durable)?;

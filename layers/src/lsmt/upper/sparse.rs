@@ -96,9 +96,9 @@ impl SparseLayer {
         index_file: Box<dyn WriteAt>,
         disk_bytes: u64,
     ) -> Result<Self> {
-        // Shorter or longer: the C++ code, or this, died while it resized or sealed it.
         let size = HEADER_BYTES as u64 + disk_bytes;
-        if data.size() != size {
+        if data.size() > size {
+            // Somebody died while sealing or growing it.
             data.set_size(size)?;
         }
         let index = extents(&*data, disk_bytes)?;
