@@ -8,7 +8,7 @@
 //! when nobody has them open.
 //!
 //! Invariants
-//! - one process writes a layer: the data file is locked while it is open.
+//! - one process writes a layer: both files are locked while they are open.
 //! - all reads and writes take `&self`. The index's lock is never held across I/O; no other one is
 //!   waited for with [`Wait::Never`].
 //!
