@@ -34,6 +34,56 @@ pub enum ErrorKind {
     Busy,
     /// A file that would be made is there already.
     Exists,
+    /// A registry, a token server or a credential server did not give what was asked for.
+    Remote(Remote),
+}
+
+/// What a server did, or why it could not be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Remote {
+    /// 401: no credentials, or wrong ones.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// 404: no such blob or repository.
+    NotFound,
+    /// 416: the blob is shorter than the range.
+    RangeRefused,
+    /// 429.
+    Throttled,
+    /// 408, or no answer within the time there was.
+    TimedOut,
+    /// 5xx.
+    ServerFailed,
+    /// The host's name has no address.
+    Dns,
+    /// No connection, or one that broke.
+    Connection,
+    /// The certificate is not trusted, or no TLS was spoken.
+    Tls,
+    /// An answer that breaks HTTP's or the registry's rules.
+    BadAnswer,
+}
+
+impl Remote {
+    /// May the same question get another answer a moment later?
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Throttled
+            | Self::TimedOut
+            | Self::ServerFailed
+            | Self::Dns
+            | Self::Connection
+            | Self::BadAnswer => true,
+            Self::Unauthorized
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::RangeRefused
+            | Self::Tls => false,
+        }
+    }
 }
 
 /// One failed operation.
@@ -109,6 +159,24 @@ impl Error {
     #[must_use]
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
+    }
+
+    /// The same error once more, for everybody who waited for what failed.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let inner = &self.0;
+        let source = inner.source.as_ref().map(|source| {
+            let number = source.raw_os_error().map(io::Error::from_raw_os_error);
+            number.unwrap_or_else(|| io::Error::new(source.kind(), source.to_string()))
+        });
+        Self(Box::new(Inner {
+            kind: inner.kind,
+            op: inner.op,
+            file: inner.file.clone(),
+            offset: inner.offset,
+            detail: inner.detail.clone(),
+            source,
+        }))
     }
 
     /// The error number of the system call that failed, if one did.

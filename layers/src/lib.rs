@@ -3,28 +3,38 @@
 //! The modules below are listed in the order a read passes through them:
 //!
 //! ```text
-//! image -> lsmt -> zfile -> tar -> io (local file)
+//! image -> lsmt -> zfile -> tar -> cache -> registry
+//!                                  io (local file)
 //! ```
 
+pub mod audit;
+pub mod cache;
 #[cfg(feature = "cli")]
 pub mod command_line;
 pub mod config;
 pub mod dest;
+pub mod download;
 pub mod error;
 pub mod image;
 pub mod io;
 pub mod limits;
 pub mod lsmt;
+pub mod metrics;
+pub mod prefetch;
+pub mod range_source;
 pub mod read_at;
+pub mod registry;
+pub mod service;
 pub mod tar;
 pub mod tool;
 pub mod write_at;
 pub mod zfile;
 
 pub use dest::Dest;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Remote, Result};
 pub use image::Image;
 pub use io::Access;
 pub use lsmt::WriteBatch;
 pub use read_at::{Progress, ReadAt, Wait};
+pub use service::Service;
 pub use write_at::WriteAt;

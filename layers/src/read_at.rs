@@ -8,6 +8,7 @@
 //! [`Wait::UntilDone`] it blocks and never says `Pending`.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
@@ -63,6 +64,17 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// [`OutOfRange`](crate::ErrorKind::OutOfRange) when the range ends beyond [`ReadAt::size`];
     /// [`Corrupt`](crate::ErrorKind::Corrupt) and [`Io`](crate::ErrorKind::Io) from below.
     fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress>;
+
+    /// What was read here turned out to be wrong (a checksum above failed): drops the copies of it
+    /// that can be fetched again. True when a repeated read may give other bytes. May block.
+    fn distrust(&self, _offset: u64, _len: u64) -> bool {
+        false
+    }
+
+    /// Where in the blob at the bottom of the read path the bytes of `range` are stored.
+    fn stored_range(&self, range: Range<u64>) -> Range<u64> {
+        range
+    }
 
     /// Fills a slice, blocking. For opening files and for tools.
     ///

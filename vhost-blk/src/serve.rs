@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use layers::config::{ImageConfig, ServiceConfig};
+use layers::Service;
+use layers::config::ImageConfig;
 use layers::{Access, ErrorKind, Image};
 use log::LevelFilter;
 
@@ -64,7 +65,7 @@ impl From<io::Error> for Error {
 /// # Errors
 /// When an image cannot be opened, a socket not bound, or a disk not served any more.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let service = ServiceConfig::load_or_default(args.service_config.as_deref())?;
+    let service = Service::load_or_default(args.service_config.as_deref())?;
     if args.log_level.is_none() {
         log::set_max_level(level(&service));
     }
@@ -111,7 +112,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// Opens the image of a disk, to be written if it can be, unless the operator decides otherwise.
-fn open(args: &DiskArgs, service: &ServiceConfig) -> layers::Result<Image> {
+fn open(args: &DiskArgs, service: &Service) -> layers::Result<Image> {
     let access = match args.readonly {
         Some(true) => Access::Read,
         Some(false) | None => Access::Write,
@@ -150,8 +151,8 @@ fn shared_socket(disks: &[DiskArgs]) -> Option<&Path> {
         .find_map(|(at, socket)| sockets().take(at).find(|other| *other == socket))
 }
 
-fn level(service: &ServiceConfig) -> LevelFilter {
-    match service.log_level {
+fn level(service: &Service) -> LevelFilter {
+    match service.config().log.level {
         0 => LevelFilter::Debug,
         1 => LevelFilter::Info,
         2 => LevelFilter::Warn,

@@ -6,6 +6,6 @@ use layers::config::{ImageConfig, ServiceConfig};
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     drop(ImageConfig::parse(bytes));
     if let Ok(config) = ServiceConfig::parse(bytes) {
-        assert!(config.log_level <= 3);
+        assert!(config.log.level <= 3);
     }
 });

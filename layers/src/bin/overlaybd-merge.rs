@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
+use layers::Service;
 use layers::command_line::cli11::{self, Failure};
 use layers::command_line::compression::threads;
 use layers::command_line::console::{complain, progress_bar, reporter};
 use layers::command_line::start_log;
 use layers::command_line::upload::{NO_DIGEST, UploadArgs};
-use layers::config::{ImageConfig, ServiceConfig};
+use layers::config::ImageConfig;
 use layers::io::{OutputFile, OutputOptions};
 use layers::tool::{self, NewLayerOptions, Wrapping};
 use layers::zfile::BuildOptions;
@@ -66,7 +67,7 @@ fn work(args: &Args) -> Result<(), Failure> {
     args.upload.refuse()?;
     let config = ImageConfig::load(&args.config)
         .map_err(|error| Failure::of("failed to create image file", &error))?;
-    let service = ServiceConfig::load_or_default(args.service_config.as_deref())
+    let service = Service::load_or_default(args.service_config.as_deref())
         .map_err(|error| Failure::of("failed to create image service", &error))?;
     let Some(path) = &args.output else {
         return Err(Failure::new("failed to create output file: none is named"));

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use layers::Service;
 use layers::command_line::cli11::{self, Failure};
 use layers::command_line::console::say;
 use layers::command_line::start_log;
-use layers::config::{ImageConfig, ServiceConfig};
+use layers::config::ImageConfig;
 use layers::{Access, Image};
 
 const GIB: u64 = 1 << 30;
@@ -59,7 +60,7 @@ fn work(args: &Args) -> Result<(), Failure> {
     let bytes = bytes.filter(|bytes| i64::try_from(*bytes).is_ok());
     let invalid = || Failure::new(format!("invalid size: {}", args.size));
     let bytes = bytes.ok_or_else(invalid)?;
-    let service = ServiceConfig::load_or_default(args.service_config.as_deref())
+    let service = Service::load_or_default(args.service_config.as_deref())
         .map_err(|error| Failure::of("failed to create image service", &error))?;
     // No result file: that tells how the daemon fared.
     let image = ImageConfig::load(&args.config)

@@ -284,7 +284,12 @@ fn errno(error: &error::Error) -> i32 {
         error::ErrorKind::Corrupt | error::ErrorKind::Config | error::ErrorKind::OutOfRange => {
             libc::EINVAL
         }
-        error::ErrorKind::Io => libc::EIO,
+        error::ErrorKind::Remote(error::Remote::NotFound) => libc::ENOENT,
+        error::ErrorKind::Remote(error::Remote::Unauthorized | error::Remote::Forbidden) => {
+            libc::EPERM
+        }
+        error::ErrorKind::Remote(error::Remote::TimedOut) => libc::ETIMEDOUT,
+        error::ErrorKind::Io | error::ErrorKind::Remote(_) => libc::EIO,
     })
 }
 

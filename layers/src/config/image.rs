@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::json::{self, UnknownKeys};
+use super::remote::DownloadConfig;
 use crate::error::Result;
 
 const OP: &str = "read image config";
@@ -23,12 +24,14 @@ pub struct ImageConfig {
     pub upper: UpperConfig,
     /// Where `success` or `failed:<message>` goes after an open.
     pub result_file: PathBuf,
-    /// Background download: read by those who fetch layers.
-    download: serde::de::IgnoredAny,
+    /// Background download; instead of the host's settings, not beside them.
+    pub download: Option<DownloadConfig>,
     /// The last lower only carries a prefetch trace.
     pub acceleration_layer: bool,
     /// Prefetch trace to record or replay.
     pub record_trace_path: PathBuf,
+    /// Ours: how long reads wait for a registry that is gone, in seconds; instead of the host's.
+    pub read_retry_seconds: Option<u64>,
     #[serde(flatten)]
     unknown: UnknownKeys,
 }

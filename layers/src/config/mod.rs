@@ -4,7 +4,12 @@
 
 mod image;
 mod json;
+mod remote;
 mod service;
 
 pub use image::{ImageConfig, LowerConfig, UpperConfig};
+pub use remote::{
+    CacheConfig, CacheKind, CertConfig, CredentialServer, CredentialSource, DownloadConfig,
+    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig,
+};
 pub use service::ServiceConfig;

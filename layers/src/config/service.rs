@@ -1,73 +1,96 @@
 //! `overlaybd.json`: settings of a host, shared by its images.
 //!
-//! Every key of the C++ daemon is accepted. This version serves local layers only, so it uses
-//! the log level; keys about registries, caches and TCMU are read by the parts that need them.
+//! Every key of the C++ daemon is accepted; those that only the TCMU daemon or turboOCI need are
+//! read by the parts that need them.
 //!
 //! Source: format reference 5.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::json::{self, UnknownKeys};
+use super::remote::{
+    CacheConfig, CacheKind, CertConfig, CredentialConfig, CredentialSource, DownloadConfig,
+    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig,
+};
 use crate::error::{ErrorKind, Result};
 
 const OP: &str = "read service config";
 const DEFAULT_PATH: &str = "/etc/overlaybd/overlaybd.json";
 
-/// Keys that mean something to the C++ daemon; anything else is logged once.
-const KNOWN: [&str; 20] = [
-    "auditPath",
-    "cacheConfig",
-    "cacheType",
-    "certConfig",
-    "credentialConfig",
-    "credentialFilePath",
-    "download",
-    "enableAudit",
-    "enableThread",
-    "exporterConfig",
-    "gzipCacheConfig",
-    "ioEngine",
-    "logPath",
-    "p2pConfig",
-    "prefetchConfig",
-    "registryCacheDir",
-    "registryCacheSizeGB",
-    "registryFsVersion",
-    "serviceConfig",
-    "userAgent",
-];
+/// Reads of a running disk wait this long for an origin that is gone, as in the C++ daemon.
+const READ_RETRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceConfig {
-    /// 0 debug, 1 info, 2 warn, 3 error.
-    pub log_level: u8,
+    /// Log level and file.
+    pub log: LogConfig,
+    /// The cache directory.
+    pub cache: CacheConfig,
+    /// Who knows user names and passwords of registries.
+    pub credentials: CredentialSource,
+    /// Client certificate and private CA for registries.
+    pub cert: CertConfig,
+    /// Background download, unless an image says otherwise.
+    pub download: DownloadConfig,
+    /// Prefix for data requests.
+    pub p2p: P2pConfig,
+    /// Prometheus.
+    pub exporter: ExporterConfig,
+    /// Trace replay.
+    pub prefetch: PrefetchConfig,
+    /// Where audit lines go; `None` = nowhere.
+    pub audit_path: Option<PathBuf>,
+    /// `User-Agent` of all requests.
+    pub user_agent: String,
+    /// How long reads of a running disk wait for an origin that is gone. Key of ours:
+    /// `readRetrySeconds`, also in image configs.
+    pub read_retry: Duration,
 }
 
 impl Default for ServiceConfig {
     fn default() -> Self {
-        Self { log_level: 1 }
+        Raw::default().check()
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct Raw {
-    log_config: Option<RawLog>,
+    log_config: Option<LogConfig>,
     log_level: Option<u8>,
+    log_path: Option<PathBuf>,
+    cache_config: CacheConfig,
+    cache_type: Option<CacheKind>,
+    registry_cache_dir: Option<PathBuf>,
+    #[serde(rename = "registryCacheSizeGB")]
+    registry_cache_size_gb: Option<u64>,
+    credential_config: CredentialConfig,
+    credential_file_path: Option<PathBuf>,
+    cert_config: CertConfig,
+    download: DownloadConfig,
+    p2p_config: P2pConfig,
+    exporter_config: ExporterConfig,
+    prefetch_config: PrefetchConfig,
+    enable_audit: Option<bool>,
+    audit_path: Option<PathBuf>,
+    user_agent: Option<String>,
+    read_retry_seconds: Option<u64>,
     #[serde(flatten)]
     others: UnknownKeys,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawLog {
-    log_level: Option<u8>,
-    #[serde(default)]
-    log_path: String,
-}
+/// Keys of the C++ daemon that this version has no use for yet, or that ask for what it always does.
+const UNUSED: [&str; 5] = [
+    "enableThread",
+    "gzipCacheConfig",
+    "ioEngine",
+    "registryFsVersion",
+    "serviceConfig",
+];
 
 impl ServiceConfig {
     /// Reads `path`, or the standard place when there is no `path`; built-in defaults when the
@@ -95,7 +118,7 @@ impl ServiceConfig {
         let unknown = raw
             .others
             .iter()
-            .filter(|(key, _)| !KNOWN.contains(&key.as_str()));
+            .filter(|(key, _)| !UNUSED.contains(&key.as_str()));
         json::log_unknown(
             &name,
             &unknown.map(|(key, value)| (key.clone(), *value)).collect(),
@@ -113,18 +136,45 @@ impl ServiceConfig {
 }
 
 impl Raw {
-    fn check(&self) -> ServiceConfig {
-        // The new block counts only when it names a file, as in the C++ daemon.
-        let new = self
+    fn check(self) -> ServiceConfig {
+        // The new blocks count only when they name a file, a type, a mode: as in the C++ daemon.
+        let new_log = self
             .log_config
-            .as_ref()
-            .filter(|log| !log.log_path.is_empty());
-        let log_level = match new {
-            Some(log) => log.log_level,
-            None => self.log_level,
-        };
+            .filter(|log| !log.path.as_os_str().is_empty());
+        let log = new_log.unwrap_or_else(|| LogConfig {
+            level: self.log_level.unwrap_or(1),
+            path: self.log_path.unwrap_or_default(),
+            ..LogConfig::default()
+        });
+        let mut cache = self.cache_config;
+        if cache.kind.is_none() {
+            cache.kind = self.cache_type;
+            cache.dir = self
+                .registry_cache_dir
+                .unwrap_or(CacheConfig::default().dir);
+            cache.size_gib = self
+                .registry_cache_size_gb
+                .unwrap_or(CacheConfig::default().size_gib);
+        }
+        let audit_path = self
+            .audit_path
+            .filter(|path| self.enable_audit.unwrap_or(true) && !path.as_os_str().is_empty());
         ServiceConfig {
-            log_level: log_level.unwrap_or(1).min(3),
+            log: log.check(),
+            cache,
+            credentials: self.credential_config.check(self.credential_file_path),
+            cert: self.cert_config,
+            download: self.download,
+            p2p: self.p2p_config,
+            exporter: self.exporter_config,
+            prefetch: self.prefetch_config,
+            audit_path,
+            user_agent: self
+                .user_agent
+                .unwrap_or_else(|| concat!("obd/", env!("CARGO_PKG_VERSION")).to_owned()),
+            read_retry: self
+                .read_retry_seconds
+                .map_or(READ_RETRY, Duration::from_secs),
         }
     }
 }
@@ -135,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_log_level_comes_from_the_block_that_names_a_file() {
-        let parse = |text: &str| ServiceConfig::parse(text.as_bytes()).unwrap().log_level;
+        let parse = |text: &str| ServiceConfig::parse(text.as_bytes()).unwrap().log.level;
         assert_eq!(parse("{}"), 1);
         assert_eq!(parse(r#"{"logLevel":3}"#), 3);
         assert_eq!(parse(r#"{"logLevel":3,"logConfig":{"logLevel":0}}"#), 3);
@@ -150,8 +200,35 @@ mod tests {
         assert_eq!(
             ServiceConfig::parse(br#"{"logLevel":9}"#)
                 .unwrap()
-                .log_level,
+                .log
+                .level,
             3
         );
+    }
+
+    #[test]
+    fn the_old_cache_keys_count_only_without_a_new_cache_type() {
+        let parse = |text: &str| ServiceConfig::parse(text.as_bytes()).unwrap().cache;
+        let old = parse(r#"{"registryCacheDir":"/c","registryCacheSizeGB":9}"#);
+        assert_eq!((old.dir.to_str().unwrap(), old.size_gib), ("/c", 9));
+        let new =
+            parse(r#"{"registryCacheDir":"/c","cacheConfig":{"cacheType":"ocf","cacheDir":"/n"}}"#);
+        assert_eq!(new.dir.to_str().unwrap(), "/n");
+        assert_eq!(new.kind, Some(CacheKind::Ocf));
+        let error = ServiceConfig::parse(br#"{"cacheConfig":{"cacheType":"x"}}"#).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn what_the_snapshotter_writes_is_read() {
+        let text =
+            br#"{"registryFsVersion":"v2","logPath":"","logLevel":1,"cacheConfig":{"cacheType":
+            "file","cacheDir":"/w/cache","cacheSizeGB":4},"gzipCacheConfig":{"enable":false},
+            "credentialConfig":{"mode":"file","path":""},"ioEngine":0,"download":{"enable":false},
+            "enableAudit":false}"#;
+        let config = ServiceConfig::parse(text).unwrap();
+        assert_eq!(config.credentials, CredentialSource::None);
+        assert_eq!(config.audit_path, None);
+        assert!(!config.download.enable);
     }
 }

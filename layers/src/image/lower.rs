@@ -1,6 +1,6 @@
 //! One lower's pipeline: find its file, look through the wrappers, read its LSMT structures.
 //!
-//! image -> **lower** (at open) -> lsmt -> zfile -> tar -> io
+//! image -> **lower** (at open) -> lsmt -> zfile -> tar -> cache | io
 //!
 //! Every input goes through the same detection, in this order: tar, zfile, LSMT.
 //!
@@ -8,23 +8,34 @@
 //! words of the result file).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::open::OpenFailure;
+use super::remote::{self, Opening};
 use crate::config::{ImageConfig, LowerConfig};
+use crate::download::RemoteLayer;
 use crate::error::{Error, ErrorKind};
 use crate::io::LocalFile;
 use crate::lsmt::Layer;
+use crate::read_at::ReadAt;
 use crate::{tar, zfile};
+
+/// A lower that is open.
+pub(super) struct OpenedLower {
+    pub(super) layer: Layer,
+    /// Set when it came from a registry.
+    pub(super) remote: Option<RemoteLayer>,
+}
 
 /// Names a layer may have in its directory, first match wins.
 const NAMES: [&str; 3] = ["overlaybd.commit", ".commit", "overlaybd.sealed"];
 
 /// Opens lower number `number` (0 = bottom).
 pub(super) fn open_lower(
-    config: &ImageConfig,
+    disk: &Opening<'_>,
     lower: &LowerConfig,
     number: usize,
-) -> std::result::Result<Layer, OpenFailure> {
+) -> std::result::Result<OpenedLower, OpenFailure> {
     if !lower.target_file.as_os_str().is_empty() || !lower.target_digest.is_empty() {
         let detail = "turboOCI layers (targetFile, targetDigest) are not supported by this version";
         let error = Error::new(ErrorKind::Unsupported, "open layer", detail);
@@ -34,16 +45,70 @@ pub(super) fn open_lower(
         ));
     }
     let Some(path) = lower_path(lower) else {
-        return Err(not_local(config, lower, number));
+        return open_remote(disk, lower, number);
     };
     let shown = path.display();
     let file = LocalFile::open(&path)
         .map_err(|error| OpenFailure::new(format!("failed to open local file {shown}"), error))?;
-    let payload = tar::unwrap(Box::new(file)).map_err(|error| {
-        OpenFailure::new(format!("failed to open file as tar file {shown}"), error)
-    })?;
-    let switch = |error| OpenFailure::new(format!("failed to open switch file {shown}"), error);
-    Layer::open(zfile::unwrap(payload).map_err(switch)?)
+    let words = Words {
+        tar: format!("failed to open file as tar file {shown}"),
+        zfile: format!("failed to open switch file {shown}"),
+    };
+    let layer = open_blob(disk, Box::new(file), number, words)?;
+    Ok(OpenedLower {
+        layer,
+        remote: None,
+    })
+}
+
+fn open_remote(
+    disk: &Opening<'_>,
+    lower: &LowerConfig,
+    number: usize,
+) -> std::result::Result<OpenedLower, OpenFailure> {
+    let url = blob_url(disk.config, lower, number)?;
+    let fail = |error: Error| {
+        let reason = remote::reason(&error);
+        let message = format!("failed to open remote file /{url}: {reason}");
+        OpenFailure::new(message, error)
+    };
+    let remote = disk.open_remote(lower).map_err(fail)?;
+    let open = || {
+        let words = Words {
+            tar: format!("failed to open remote file as tar file /{url}"),
+            zfile: format!("failed to open switch file /{url}"),
+        };
+        let blob = Box::new(Arc::clone(&remote.switch));
+        open_blob(disk, blob, number, words).map_err(OpenFailure::with_reason)
+    };
+    let layer = match open() {
+        // What tells where the data is may have been damaged on its way.
+        Err(failure) if failure.is_corrupt() && remote.switch.distrust(0, remote.size) => open(),
+        other => other,
+    }?;
+    Ok(OpenedLower {
+        layer,
+        remote: Some(remote),
+    })
+}
+
+/// What the result file says when a wrapper cannot be opened.
+struct Words {
+    tar: String,
+    zfile: String,
+}
+
+/// Looks through the wrappers of a blob.
+fn open_blob(
+    disk: &Opening<'_>,
+    blob: Box<dyn ReadAt>,
+    number: usize,
+    words: Words,
+) -> std::result::Result<Layer, OpenFailure> {
+    let payload = tar::unwrap(blob).map_err(|error| OpenFailure::new(words.tar, error))?;
+    let decoded = zfile::unwrap(payload).map_err(|error| OpenFailure::new(words.zfile, error))?;
+    let decoded = disk.prefetch.watch(number, decoded);
+    Layer::open(decoded)
         .map_err(|error| OpenFailure::new(format!("failed to open layer {number}"), error))
 }
 
@@ -62,7 +127,12 @@ pub fn lower_path(lower: &LowerConfig) -> Option<PathBuf> {
         .find(|path| path.try_exists().unwrap_or(true))
 }
 
-fn not_local(config: &ImageConfig, lower: &LowerConfig, number: usize) -> OpenFailure {
+/// The URL of a layer that is not on this host.
+fn blob_url(
+    config: &ImageConfig,
+    lower: &LowerConfig,
+    number: usize,
+) -> std::result::Result<String, OpenFailure> {
     let nothing = lower.file.as_os_str().is_empty() && lower.dir.as_os_str().is_empty();
     let missing = if nothing {
         format!("lowers[{number}] names neither file nor dir")
@@ -72,26 +142,20 @@ fn not_local(config: &ImageConfig, lower: &LowerConfig, number: usize) -> OpenFa
         let (file, dir) = (&lower.file, &lower.dir);
         format!("neither lowers[{number}].file {file:?} nor a layer in dir {dir:?} exists")
     };
-    let fail = |message: String, kind, detail: String| {
-        OpenFailure::new(message, Error::new(kind, "open layer", detail))
+    let fail = |message: String, detail: String| {
+        OpenFailure::new(
+            message,
+            Error::new(ErrorKind::NotFound, "open layer", detail),
+        )
     };
     if lower.digest.is_empty() {
-        return fail(
-            format!("failed to open layer {number}"),
-            ErrorKind::NotFound,
-            missing,
-        );
+        let message = format!("failed to open layer {number}");
+        return Err(fail(message, missing));
     }
     if config.repo_blob_url.is_empty() {
         let detail = format!("{missing}, and repoBlobUrl is empty");
-        return fail("empty repoBlobUrl".to_owned(), ErrorKind::NotFound, detail);
+        return Err(fail("empty repoBlobUrl".to_owned(), detail));
     }
-    let url = format!(
-        "/{}/{}",
-        config.repo_blob_url.trim_end_matches('/'),
-        lower.digest
-    );
-    let detail = format!("{missing}, and layers in a registry are not supported by this version");
-    let message = format!("failed to open remote file {url}: Function not implemented");
-    fail(message, ErrorKind::Unsupported, detail)
+    let prefix = config.repo_blob_url.trim_end_matches('/');
+    Ok(format!("{prefix}/{}", lower.digest))
 }

@@ -11,6 +11,7 @@
 
 mod lower;
 mod open;
+mod remote;
 mod result_file;
 mod writable;
 
@@ -19,13 +20,16 @@ pub use open::{layer_configs, open_apart};
 use writable::Writable;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::config::{ImageConfig, ServiceConfig, UpperConfig};
+use crate::config::{ImageConfig, UpperConfig};
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Access;
 use crate::lsmt::{Layer, Stack, Upper, Uuid, WriteBatch};
+use crate::metrics::Journal;
 use crate::read_at::{Progress, Wait};
+use crate::service::Service;
 
 /// Longest serial a virtio-blk guest can see.
 const IDENTITY_CHARS: usize = 20;
@@ -35,11 +39,13 @@ const IDENTITY_CHARS: usize = 20;
 pub struct Image {
     layers: Layers,
     identity: String,
+    /// What goes on behind the disk; `None` for one made of open layers.
+    background: Option<remote::Background>,
 }
 
 #[derive(Debug)]
 enum Layers {
-    ReadOnly(Stack),
+    ReadOnly(Arc<Stack>),
     Writable(Writable),
 }
 
@@ -51,7 +57,7 @@ impl Image {
     /// # Errors
     /// `Config` for a bad config, `Unsupported` for what this version cannot do, anything from
     /// below for a bad layer.
-    pub fn open(config_path: &Path, service: &ServiceConfig, access: Access) -> Result<Self> {
+    pub fn open(config_path: &Path, service: &Service, access: Access) -> Result<Self> {
         let config = ImageConfig::load(config_path)?;
         let name = config_path.display().to_string();
         result_file::check(config_path, &config)?;
@@ -72,11 +78,7 @@ impl Image {
     ///
     /// # Errors
     /// As [`Image::open`].
-    pub fn open_layers(
-        config: &ImageConfig,
-        service: &ServiceConfig,
-        access: Access,
-    ) -> Result<Self> {
+    pub fn open_layers(config: &ImageConfig, service: &Service, access: Access) -> Result<Self> {
         open::open_image(config, service, access).map_err(open::OpenFailure::into_error)
     }
 
@@ -89,8 +91,9 @@ impl Image {
         let top_uuid = bottom_first.last().map(|layer| layer.trailer().uuid);
         let identity = identity(digest, top_uuid.unwrap_or_default());
         Ok(Self {
-            layers: Layers::ReadOnly(Stack::new(bottom_first)?),
+            layers: Layers::ReadOnly(Arc::new(Stack::new(bottom_first)?)),
             identity,
+            background: None,
         })
     }
 
@@ -103,7 +106,7 @@ impl Image {
     pub fn with_upper(bottom_first: Vec<Layer>, upper: Upper) -> Result<Self> {
         let below = match bottom_first.is_empty() {
             true => None,
-            false => Some(Stack::new(bottom_first)?),
+            false => Some(Arc::new(Stack::new(bottom_first)?)),
         };
         let writable = Writable::new(below, upper)?;
         if writable.virtual_size_bytes() == 0 {
@@ -113,6 +116,7 @@ impl Image {
         Ok(Self {
             identity: identity("", writable.uuid()),
             layers: Layers::Writable(writable),
+            background: None,
         })
     }
 
@@ -139,6 +143,20 @@ impl Image {
     #[must_use]
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// The layers that are never written.
+    fn read_only_stack(&self) -> Option<Arc<Stack>> {
+        match &self.layers {
+            Layers::ReadOnly(stack) => Some(Arc::clone(stack)),
+            Layers::Writable(writable) => writable.below(),
+        }
+    }
+
+    /// How its reads went, as far as they were remote.
+    #[must_use]
+    pub fn journal(&self) -> Option<&Arc<Journal>> {
+        self.background.as_ref().map(remote::Background::journal)
     }
 
     /// The merged layers, for tools that walk the index; `None` while they may change.

@@ -8,13 +8,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Image;
-use super::lower::open_lower;
-use crate::config::{ImageConfig, LowerConfig, ServiceConfig};
+use super::lower::{OpenedLower, open_lower};
+use super::remote::{self, Opening};
+use crate::config::{ImageConfig, LowerConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Access;
 use crate::limits::{LAYERS_MAX, PARALLEL_OPENS_MAX};
 use crate::lsmt::Layer;
 use crate::lsmt::upper::{Upper, open_read_only};
+use crate::service::Service;
 
 /// A failed open: the words for the result file, and the error itself.
 #[derive(Debug)]
@@ -26,6 +28,18 @@ pub(super) struct OpenFailure {
 impl OpenFailure {
     pub(super) fn new(message: String, error: Error) -> Self {
         Self { message, error }
+    }
+
+    /// Adds why a remote file could not be read, as the C++ daemon does.
+    pub(super) fn with_reason(mut self) -> Self {
+        if matches!(self.error.kind(), ErrorKind::Remote(_)) {
+            self.message = format!("{}: {}", self.message, remote::reason(&self.error));
+        }
+        self
+    }
+
+    pub(super) fn is_corrupt(&self) -> bool {
+        self.error.kind() == ErrorKind::Corrupt
     }
 
     /// What the C++ daemon would write after `failed:`.
@@ -40,40 +54,44 @@ impl OpenFailure {
 
 pub(super) fn open_image(
     config: &ImageConfig,
-    _service: &ServiceConfig,
+    service: &Service,
     access: Access,
 ) -> std::result::Result<Image, OpenFailure> {
     check_supported(config)?;
-    let lowers = layer_configs(config);
-    let mut layers = open_lowers(config, lowers)?;
     // The C++ daemon has no words for an upper that does not open, or a failure to stack.
     let silent = |error| OpenFailure::new(String::new(), error);
+    let opening = Opening::new(config, service).map_err(silent)?;
+    let lowers = layer_configs(config);
+    let (mut layers, remotes) = Opening::split(open_lowers(&opening, lowers)?);
     let (data, index) = (&config.upper.data, &config.upper.index);
-    if config.upper.is_present() && access == Access::Write {
+    let mut image = if config.upper.is_present() && access == Access::Write {
         let upper = Upper::open(data, index).map_err(silent)?;
-        return Image::with_upper(layers, upper).map_err(silent);
-    }
-    if config.upper.is_present() {
-        layers.push(open_read_only(data, index).map_err(silent)?);
-    }
-    let digest = match (config.upper.is_present(), lowers.last()) {
-        (false, Some(top)) => top.digest.as_str(),
-        _ => "",
+        Image::with_upper(layers, upper).map_err(silent)?
+    } else {
+        if config.upper.is_present() {
+            layers.push(open_read_only(data, index).map_err(silent)?);
+        }
+        let digest = match (config.upper.is_present(), lowers.last()) {
+            (false, Some(top)) => top.digest.as_str(),
+            _ => "",
+        };
+        Image::from_layers(layers, digest).map_err(silent)?
     };
-    Image::from_layers(layers, digest).map_err(silent)
+    let below = image.read_only_stack();
+    image.background = Some(opening.begin(remotes, below.as_ref()));
+    Ok(image)
 }
 
 /// Opens the layers of an image without stacking them: the lowers, bottom first, and the writable
-/// one, which is only read. Blocking; writes no result file.
+/// one, which is only read. Blocking; writes no result file, starts nothing behind it.
 ///
 /// # Errors
 /// As [`Image::open`].
-pub fn open_apart(
-    config: &ImageConfig,
-    _service: &ServiceConfig,
-) -> Result<(Vec<Layer>, Option<Layer>)> {
-    let opened = check_supported(config).and_then(|()| open_lowers(config, layer_configs(config)));
-    let lowers = opened.map_err(OpenFailure::into_error)?;
+pub fn open_apart(config: &ImageConfig, service: &Service) -> Result<(Vec<Layer>, Option<Layer>)> {
+    check_supported(config).map_err(OpenFailure::into_error)?;
+    let opening = Opening::new(config, service)?;
+    let opened = open_lowers(&opening, layer_configs(config));
+    let (lowers, _) = Opening::split(opened.map_err(OpenFailure::into_error)?);
     let upper = match config.upper.is_present() {
         true => Some(open_read_only(&config.upper.data, &config.upper.index)?),
         false => None,
@@ -124,9 +142,9 @@ fn check_supported(config: &ImageConfig) -> std::result::Result<(), OpenFailure>
 
 /// Opens every lower on up to 32 threads. The failure of the lowest layer is reported.
 fn open_lowers(
-    config: &ImageConfig,
+    disk: &Opening<'_>,
     lowers: &[LowerConfig],
-) -> std::result::Result<Vec<Layer>, OpenFailure> {
+) -> std::result::Result<Vec<OpenedLower>, OpenFailure> {
     let next = AtomicUsize::new(0);
     let opened = Mutex::new(Vec::with_capacity(lowers.len()));
     let open_some = || {
@@ -134,7 +152,7 @@ fn open_lowers(
             let number = next.fetch_add(1, Ordering::Relaxed);
             lowers.get(number).map(|lower| (number, lower))
         } {
-            let layer = open_lower(config, lower, number);
+            let layer = open_lower(disk, lower, number);
             opened
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -23,7 +23,7 @@ use crate::read_at::{Progress, Wait};
 /// The layers of one moment.
 #[derive(Debug)]
 struct Layers {
-    below: Option<Stack>,
+    below: Option<Arc<Stack>>,
     upper: Upper,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Writable {
 impl Writable {
     /// Stacks `upper` on `below`. An upper without a size takes that of the layers below, also in
     /// its files.
-    pub(super) fn new(below: Option<Stack>, upper: Upper) -> Result<Self> {
+    pub(super) fn new(below: Option<Arc<Stack>>, upper: Upper) -> Result<Self> {
         if upper.virtual_size_bytes() == 0
             && let Some(below) = &below
         {
@@ -55,13 +55,17 @@ impl Writable {
         Arc::clone(&self.layers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub(super) fn below(&self) -> Option<Arc<Stack>> {
+        self.layers().below.clone()
+    }
+
     pub(super) fn virtual_size_bytes(&self) -> u64 {
         self.virtual_size_bytes.load(Ordering::Acquire)
     }
 
     pub(super) fn layer_count(&self) -> usize {
         let layers = self.layers();
-        layers.below.as_ref().map_or(0, Stack::layer_count) + 1
+        layers.below.as_ref().map_or(0, |below| below.layer_count()) + 1
     }
 
     pub(super) fn uuid(&self) -> Uuid {
@@ -70,7 +74,7 @@ impl Writable {
 
     pub(super) fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
         let layers = self.layers();
-        let below = layers.below.as_ref();
+        let below = layers.below.as_deref();
         layers.upper.read_at(below, offset, dest, wait)
     }
 
@@ -86,7 +90,7 @@ impl Writable {
             return Ok(Progress::Pending);
         }
         let layers = self.layers();
-        let below = layers.below.as_ref();
+        let below = layers.below.as_deref();
         layers.upper.stage_write(below, batch, range, data, wait)
     }
 
@@ -102,7 +106,7 @@ impl Writable {
             return Ok(Progress::Pending);
         }
         let layers = self.layers();
-        let below = layers.below.as_ref();
+        let below = layers.below.as_deref();
         layers.upper.stage_zeroes(below, batch, range, wait)
     }
 
@@ -161,7 +165,7 @@ impl Writable {
         let data_end = old.upper.seal()?;
         let below = stack_sealed(&old).inspect_err(|_| old.upper.unseal(data_end))?;
         let layers = Layers {
-            below: Some(below),
+            below: Some(Arc::new(below)),
             upper,
         };
         *self.layers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(layers);

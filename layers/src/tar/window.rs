@@ -6,6 +6,8 @@
 //!
 //! Source: format reference 3.1.
 
+use std::ops::Range;
+
 use super::header::Member;
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
@@ -62,5 +64,15 @@ impl ReadAt for Window {
             );
         }
         self.source.read_at(self.member.offset + offset, dest, wait)
+    }
+
+    fn distrust(&self, offset: u64, len: u64) -> bool {
+        self.source.distrust(self.member.offset + offset, len)
+    }
+
+    fn stored_range(&self, range: Range<u64>) -> Range<u64> {
+        let start = self.member.offset;
+        self.source
+            .stored_range(start + range.start..start + range.end)
     }
 }

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::layer_file::{is_layer, open_layer};
-use crate::config::{ImageConfig, ServiceConfig};
+use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::io::{Access, LocalFile, next_data_extent, open_with_size};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::{SectorRange, Stack};
 use crate::read_at::ReadAt;
+use crate::service::Service;
 
 const MIB: u64 = 1 << 20;
 const SECTOR: usize = 512;
@@ -76,7 +77,7 @@ impl Disk {
     ///
     /// # Errors
     /// `Busy` for a writable layer that is being written; those of opening.
-    pub fn open(path: &Path, service: &ServiceConfig) -> Result<Self> {
+    pub fn open(path: &Path, service: &Service) -> Result<Self> {
         let image = if is_config(path)? {
             let opened = Image::open_layers(&ImageConfig::load(path)?, service, Access::Read);
             opened.map_err(|error| error.in_file(path.display().to_string()))?

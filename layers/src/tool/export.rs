@@ -5,12 +5,13 @@
 use std::os::unix::fs::FileExt;
 
 use super::layer_file::check_is_no_layer;
-use crate::config::{ImageConfig, ServiceConfig};
+use crate::config::ImageConfig;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::io::{Access, OutputFile};
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::SectorRange;
+use crate::service::Service;
 
 const BLOCK_BYTES: usize = 4096;
 const CHUNK_BYTES: usize = 1 << 20;
@@ -32,7 +33,7 @@ pub struct ExportSummary {
 /// `NoSpace` naming the output.
 pub fn export(
     config: &ImageConfig,
-    service: &ServiceConfig,
+    service: &Service,
     output: OutputFile,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<ExportSummary> {

@@ -4,11 +4,12 @@
 
 use super::commit::{NewLayer, NewLayerOptions};
 use super::layer_file::check_is_no_layer;
-use crate::config::{ImageConfig, ServiceConfig};
+use crate::config::ImageConfig;
 use crate::error::Result;
 use crate::image::open_apart;
 use crate::io::OutputFile;
 use crate::lsmt::compact;
+use crate::service::Service;
 
 /// Merges the layers of the image, a writable one included, into `output` and publishes that.
 /// `report` is told the bytes of data copied so far and in all. Blocks.
@@ -18,7 +19,7 @@ use crate::lsmt::compact;
 /// of opening the layers and of [`compact::merge`].
 pub fn merge(
     config: &ImageConfig,
-    service: &ServiceConfig,
+    service: &Service,
     output: OutputFile,
     options: &NewLayerOptions,
     report: &mut dyn FnMut(u64, u64),

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::layer_file::{WritablePart, starts_a_layer, writable_part};
-use crate::config::{ImageConfig, ServiceConfig, UpperConfig};
+use crate::config::{ImageConfig, UpperConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, layer_configs, lower_path};
 use crate::io::Access;
@@ -12,6 +12,7 @@ use crate::io::LocalFile;
 use crate::limits::SECTOR_BYTES;
 use crate::lsmt::{Layer, upper};
 use crate::read_at::ReadAt;
+use crate::service::Service;
 use crate::tar;
 use crate::zfile::{self, ZFile};
 
@@ -68,7 +69,7 @@ pub fn verify_file(path: &Path, report: &mut dyn FnMut(u64, u64)) -> FileReport 
 /// Verifies each local layer of an image, the writable one included, then that they stack. Blocking.
 pub fn verify_config(
     path: &Path,
-    service: &ServiceConfig,
+    service: &Service,
     report: &mut dyn FnMut(u64, u64),
 ) -> Vec<FileReport> {
     let mut whole = FileReport::new(path);

@@ -13,6 +13,8 @@
 //!
 //! Source: format reference 2.4 to 2.6.
 
+use std::ops::Range;
+
 use super::checksum;
 use super::format::{self, Algorithm, RECORD_BYTES, RECORD_LEN, Record};
 use super::jump_table::JumpTable;
@@ -309,6 +311,30 @@ impl ZFile {
         }
     }
 
+    /// The bytes read were wrong, for `why`: once more, if the source has others.
+    #[cold]
+    fn read_again(&self, offset: u64, dest: Dest<'_>, wait: Wait, why: Error) -> Result<Progress> {
+        if wait == Wait::Never {
+            return Ok(Progress::Pending);
+        }
+        if !self.distrust(offset, dest.len() as u64) {
+            return Err(why);
+        }
+        log::warn!("{why}; read again");
+        scratch::with(|scratch| self.read_blocks(offset, dest, wait, scratch))
+    }
+
+    /// The bytes of the source that hold the blocks of `range`; cut at the last block.
+    fn stored_here(&self, range: Range<u64>) -> Range<u64> {
+        let offset = |block: u64| {
+            let block = usize::try_from(block).unwrap_or(usize::MAX);
+            self.jump_table.offset(block.min(self.block_count()))
+        };
+        let start = offset(range.start >> self.block_shift).unwrap_or(0);
+        let end = offset(range.end.div_ceil(1 << self.block_shift)).unwrap_or(0);
+        start..end.max(start)
+    }
+
     #[inline]
     fn block_of(&self, offset: u64) -> Result<usize> {
         usize::try_from(offset >> self.block_shift)
@@ -333,7 +359,7 @@ impl ReadAt for ZFile {
         &self.name
     }
 
-    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+    fn read_at(&self, offset: u64, mut dest: Dest<'_>, wait: Wait) -> Result<Progress> {
         let len = dest.len();
         if offset
             .checked_add(len as u64)
@@ -344,7 +370,24 @@ impl ReadAt for ZFile {
         if len == 0 {
             return Ok(Progress::Done);
         }
-        scratch::with(|scratch| self.read_blocks(offset, dest, wait, scratch))
+        let first =
+            scratch::with(|scratch| self.read_blocks(offset, dest.reborrow(), wait, scratch));
+        match first {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.read_again(offset, dest, wait, error)
+            }
+            other => other,
+        }
+    }
+
+    fn distrust(&self, offset: u64, len: u64) -> bool {
+        let stored = self.stored_here(offset..offset.saturating_add(len));
+        self.source
+            .distrust(stored.start, stored.end - stored.start)
+    }
+
+    fn stored_range(&self, range: Range<u64>) -> Range<u64> {
+        self.source.stored_range(self.stored_here(range))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use layers::config::ServiceConfig;
+use layers::Service;
 use layers::{Access, Image};
 
 use crate::support::{config_over, layer_bytes, pattern, vector};
@@ -58,11 +58,7 @@ impl Scene {
     /// What the daemon tells the snapshotter about the image of `config_over`.
     fn result(&self) -> String {
         let config = self.path("config.v1.json");
-        drop(Image::open(
-            &config,
-            &ServiceConfig::default(),
-            Access::Read,
-        ));
+        drop(Image::open(&config, &Service::default(), Access::Read));
         std::fs::read_to_string(self.path("result")).unwrap()
     }
 }
@@ -199,7 +195,7 @@ fn a_result_file_never_overwrites_a_layer_or_the_config() {
     for victim in [layer.clone(), scene.path("c.json")] {
         let config = serde_json::json!({ "lowers": [{ "file": layer }], "resultFile": victim });
         let path = scene.file("c.json", config.to_string().as_bytes());
-        let error = Image::open(&path, &ServiceConfig::default(), Access::Read).unwrap_err();
+        let error = Image::open(&path, &Service::default(), Access::Read).unwrap_err();
         assert!(
             error.to_string().contains("would be overwritten"),
             "{error}"

@@ -1,7 +1,7 @@
 //! What the behaviour tests share: vector files, configs, layers made on the spot.
 use std::path::{Path, PathBuf};
 
-use layers::config::ServiceConfig;
+use layers::Service;
 use layers::lsmt::{LayerBuilder, LayerOptions};
 use layers::{Access, Image};
 
@@ -29,7 +29,7 @@ pub(crate) fn open(lowers: &[PathBuf]) -> layers::Result<Image> {
     let dir = tempfile::tempdir().unwrap();
     Image::open(
         &config_over(dir.path(), lowers),
-        &ServiceConfig::default(),
+        &Service::default(),
         Access::Read,
     )
 }

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use layers::config::ServiceConfig;
+use layers::Service;
 use layers::lsmt::Uuid;
 use layers::lsmt::upper::{CreateOptions, UpperKind, create};
 use layers::{Access, Image};
@@ -37,7 +37,7 @@ pub(crate) fn image_of(dir: &Path, layers: &[PathBuf]) -> (PathBuf, Image) {
         dir.join("result").display()
     );
     std::fs::write(&config, text).unwrap();
-    let image = Image::open(&config, &ServiceConfig::default(), Access::Read).unwrap();
+    let image = Image::open(&config, &Service::default(), Access::Read).unwrap();
     (config, image)
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn writable_image(dir: &Path, kind: UpperKind, alone_bytes: Option<u6
 
 /// The disk of a config that no daemon has open.
 pub(crate) fn open_read_only(config: &Path) -> Image {
-    Image::open(config, &ServiceConfig::default(), Access::Read).unwrap()
+    Image::open(config, &Service::default(), Access::Read).unwrap()
 }
 
 /// A running `overlaybd-vhost-blk`; killed on drop.

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use layers::config::{ImageConfig, ServiceConfig};
+use layers::Service;
+use layers::config::ImageConfig;
 use layers::tool::{LoadMode, LoadOptions, LoadReport, run_load};
 use layers::{Access, Image};
 use serde_json::json;
@@ -15,7 +16,7 @@ use layers::command_line::console::say;
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
 pub(crate) fn run(args: &BenchArgs, json: bool) -> layers::Result<ExitCode> {
-    let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
+    let service = Service::load_or_default(args.service.service_config.as_deref())?;
     let image = Image::open_layers(&ImageConfig::load(&args.config)?, &service, Access::Read)?;
     let options = LoadOptions {
         size_bytes: args.size,

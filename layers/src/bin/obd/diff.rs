@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use layers::Service;
 use layers::command_line::console::{human, progress_bar, reporter, say};
-use layers::config::ServiceConfig;
 use layers::tool::{self, DiffRange, DiffReport, Disk};
 use serde_json::json;
 
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &DiffArgs, json: bool) -> layers::Result<ExitCode> {
 
 /// The outcome, and which of the two are raw disks.
 fn compare(args: &DiffArgs) -> layers::Result<(DiffReport, [bool; 2])> {
-    let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
+    let service = Service::load_or_default(args.service.service_config.as_deref())?;
     let one = Disk::open(&args.one, &service)?;
     let other = Disk::open(&args.other, &service)?;
     let bar = progress_bar("comparing");

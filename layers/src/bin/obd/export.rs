@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use layers::config::{ImageConfig, ServiceConfig};
+use layers::Service;
+use layers::config::ImageConfig;
 use layers::io::{OutputFile, OutputOptions};
 use layers::tool;
 use serde_json::json;
@@ -11,7 +12,7 @@ use crate::args::ExportArgs;
 use layers::command_line::console::{human, progress_bar, reporter, say};
 
 pub(crate) fn run(args: &ExportArgs, json: bool) -> layers::Result<ExitCode> {
-    let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
+    let service = Service::load_or_default(args.service.service_config.as_deref())?;
     let config = ImageConfig::load(&args.config)?;
     let options = OutputOptions {
         replace: args.force,

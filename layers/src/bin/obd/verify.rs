@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use layers::ErrorKind;
-use layers::config::ServiceConfig;
+use layers::Service;
 use layers::tool::{self, FileReport};
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ use layers::command_line::console::{human, progress_bar, reporter, say};
 const FAULTS_SHOWN: usize = 20;
 
 pub(crate) fn run(args: &VerifyArgs, json: bool) -> layers::Result<ExitCode> {
-    let service = ServiceConfig::load_or_default(args.service.service_config.as_deref())?;
+    let service = Service::load_or_default(args.service.service_config.as_deref())?;
     let bar = progress_bar("verifying");
     let mut reports = Vec::new();
     for path in &args.files {

@@ -1,0 +1,1 @@
+//! Servers on loopback that stand where a registry would: the real one, and ones that misbehave.
