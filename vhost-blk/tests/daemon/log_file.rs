@@ -63,7 +63,7 @@ fn an_empty_log_path_means_stderr() {
 fn a_failure_is_in_the_log_file_and_on_stderr() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("daemon.log");
-    let args = args(dir.path(), &format!("{{\"logPath\": {:?}}}", log));
+    let args = args(dir.path(), &format!("{{\"logPath\": {log:?}}}"));
     std::fs::write(
         dir.path().join("config.v1.json"),
         r#"{"lowers": [{"file": "/nonexistent"}]}"#,
