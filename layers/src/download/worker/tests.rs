@@ -23,6 +23,8 @@ struct Memory {
     clock: Arc<Virtual>,
     asked: Mutex<Vec<(Range<u64>, Duration)>>,
     fails: Mutex<u32>,
+    /// So many requests get wrong bytes.
+    lies: Mutex<u32>,
 }
 
 impl RangeSource for Memory {
@@ -45,7 +47,13 @@ impl RangeSource for Memory {
             return Err(Error::new(kind, "fetch blob", "connection refused"));
         }
         let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
-        self.bytes[range].chunks(7000).try_for_each(sink)
+        let mut bytes = self.bytes[range].to_vec();
+        let mut lies = self.lies.lock().unwrap();
+        if *lies > 0 {
+            *lies -= 1;
+            bytes[0] ^= 1;
+        }
+        bytes.chunks(7000).try_for_each(sink)
     }
 }
 
@@ -82,6 +90,7 @@ impl Scene {
             clock: Arc::clone(&self.clock),
             asked: Mutex::default(),
             fails: Mutex::new(fails),
+            lies: Mutex::new(0),
         });
         let cache = CacheConfig {
             dir: self.dir.path().join("cache"),
@@ -185,6 +194,31 @@ fn a_layer_that_fails_goes_behind_the_others_and_is_tried_again_later() {
             .load(std::sync::atomic::Ordering::Relaxed),
         2
     );
+}
+
+#[test]
+fn wrong_bytes_are_all_fetched_again() {
+    let scene = Scene::new();
+    let content = bytes(600_000);
+    let (layer, source) = scene.layer("a", content.clone(), 0);
+    *source.lies.lock().unwrap() = 1;
+    scene.run(vec![layer]);
+    assert_eq!(scene.whole("a"), Some(content));
+    let asked = source.asked.lock().unwrap();
+    let lens = asked.iter().map(|(range, _)| range.end - range.start);
+    assert_eq!(lens.sum::<u64>(), 2 * 600_000);
+}
+
+#[test]
+fn wrong_bytes_that_were_left_behind_are_all_fetched_again() {
+    let scene = Scene::new();
+    let content = bytes(600_000);
+    let (layer, source) = scene.layer("a", content.clone(), 0);
+    std::fs::write(layer.dir.join(".download"), vec![7; 600_000]).unwrap();
+    scene.run(vec![layer]);
+    assert_eq!(scene.whole("a"), Some(content));
+    assert_eq!(source.asked.lock().unwrap()[0].0.start, 0);
+    assert_eq!(scene.clock.passed(), Duration::from_secs(5));
 }
 
 #[test]
