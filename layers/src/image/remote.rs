@@ -13,7 +13,7 @@ use crate::config::{CacheKind, ImageConfig, LowerConfig};
 use crate::download::{Download, RemoteLayer, Switch};
 use crate::error::{Error, ErrorKind, Remote, Result};
 use crate::lsmt::{Layer, Stack};
-use crate::metrics::Journal;
+use crate::metrics::{Journal, TimedSource};
 use crate::prefetch::Prefetch;
 use crate::range_source::RangeSource;
 use crate::read_at::ReadAt;
@@ -46,7 +46,7 @@ impl<'a> Opening<'a> {
             config,
             prefetch: Prefetch::prepare(config, service)?,
             service,
-            journal: Arc::default(),
+            journal: Arc::new(Journal::new(service.metrics())),
             patience: Arc::new(Patience::new(OPEN_PATIENCE)),
         })
     }
@@ -56,8 +56,8 @@ impl<'a> Opening<'a> {
         let remote = self.service.remote()?;
         let known_size = (lower.size > 0).then_some(lower.size);
         let url = &self.config.repo_blob_url;
-        let source: Arc<dyn RangeSource> =
-            Arc::new(remote.registry.blob(url, &lower.digest, known_size)?);
+        let blob = remote.registry.blob(url, &lower.digest, known_size)?;
+        let source: Arc<dyn RangeSource> = Arc::new(TimedSource::new(blob, self.service.metrics()));
         let beside = self.service.config().cache.kind == Some(CacheKind::Download);
         let wanted = BlobUse {
             digest: lower.digest.clone(),
@@ -99,6 +99,8 @@ impl<'a> Opening<'a> {
         remotes: Vec<(usize, RemoteLayer)>,
         stack: Option<&Arc<Stack>>,
     ) -> Background {
+        self.journal
+            .opened(remotes.iter().map(|(_, layer)| layer.size));
         let service = self.service.config();
         let retry = self.config.read_retry_seconds.map(Duration::from_secs);
         self.patience.set(retry.unwrap_or(service.read_retry));

@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Diff(DiffArgs),
     Bench(BenchArgs),
+    Why(WhyArgs),
 }
 
 /// Turn a raw disk image into one sealed, compressed layer. Holes and zeros are left out.
@@ -137,6 +138,14 @@ pub(crate) struct BenchArgs {
 pub(crate) enum ModeArg {
     Rand,
     Seq,
+}
+
+/// Tell how running disks started: what was fetched, and what their reads waited for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhyArgs {
+    /// Socket of a disk, or number of a process: all its disks.
+    #[arg(value_name = "SOCKET|PID")]
+    pub(crate) daemon: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

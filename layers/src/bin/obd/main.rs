@@ -1,5 +1,5 @@
 //! `obd`, the operator's tool: import, export, inspect, verify,
-//! compare and measure overlaybd images.
+//! compare and measure overlaybd images; ask running daemons.
 
 mod args;
 mod bench;
@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod info;
 mod verify;
+mod why;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Verify(command) => verify::run(command, args.json),
         Command::Diff(command) => diff::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
+        Command::Why(command) => why::run(command, args.json),
     };
     let code = done.unwrap_or_else(|error| fail(&error));
     console::exit_code(code, ExitCode::FAILURE)
