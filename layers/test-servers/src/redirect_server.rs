@@ -55,6 +55,7 @@ struct State {
     registry: SocketAddr,
     target: OnceLock<SocketAddr>,
     life: Mutex<Duration>,
+    target_delay: Mutex<Duration>,
     style: ExpiryStyle,
     /// Signature -> path at the registry, `Authorization` for it, end.
     signed: Mutex<HashMap<String, Signed>>,
@@ -78,6 +79,7 @@ impl RedirectServer {
             registry,
             target: OnceLock::new(),
             life: Mutex::new(life),
+            target_delay: Mutex::default(),
             style,
             signed: Mutex::default(),
             counts: Mutex::default(),
@@ -125,6 +127,11 @@ impl RedirectServer {
         *locked(&self.state.life) = life;
     }
 
+    /// The target waits so long before each answer.
+    pub fn set_target_delay(&self, delay: Duration) {
+        *locked(&self.state.target_delay) = delay;
+    }
+
     /// What has happened so far.
     #[must_use]
     pub fn counts(&self) -> RedirectCounts {
@@ -157,6 +164,8 @@ fn serve_front(state: &State, request: &Head, connection: &Connection) -> io::Re
 
 fn serve_target(state: &State, request: &Head, connection: &Connection) -> io::Result<()> {
     let mut stream = &connection.stream;
+    let delay = *locked(&state.target_delay);
+    connection.pause(delay);
     let signature = request.query("Signature").concat();
     let signed = locked(&state.signed).get(&signature).cloned();
     let good = signed.filter(|signed| Instant::now() < signed.end);

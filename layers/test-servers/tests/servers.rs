@@ -287,7 +287,7 @@ fn a_shaped_link_has_its_bandwidth_and_its_delay() {
     let (_registry, proxy, url, blob) = behind_proxy(250_000);
     // 2 megabits at 10 a second: 200 ms; two round trips of 50 ms.
     proxy.set_shape(Shape {
-        megabits_per_second: Some(10),
+        bits_per_second: Some(10_000_000),
         round_trip: Duration::from_millis(50),
     });
     let started = Instant::now();
@@ -300,7 +300,7 @@ fn a_shaped_link_has_its_bandwidth_and_its_delay() {
 fn two_connections_share_the_bandwidth() {
     let (_registry, proxy, url, _blob) = behind_proxy(250_000);
     proxy.set_shape(Shape {
-        megabits_per_second: Some(10),
+        bits_per_second: Some(10_000_000),
         ..Shape::default()
     });
     let started = Instant::now();

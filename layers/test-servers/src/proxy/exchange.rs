@@ -39,6 +39,7 @@ impl<'a> Entry<'a> {
             fault: None,
         };
         locked(&state.log).insert(number, exchange);
+        state.came.notify_all();
         Self {
             state,
             number,

@@ -11,7 +11,8 @@ mod shaper;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -40,6 +41,8 @@ struct State {
     body_bytes: AtomicU64,
     next: AtomicU64,
     log: Mutex<BTreeMap<u64, Exchange>>,
+    /// Notified when the log grows.
+    came: Condvar,
 }
 
 /// Asks for tokens.
@@ -85,6 +88,7 @@ impl Proxy {
             body_bytes: AtomicU64::new(0),
             next: AtomicU64::new(0),
             log: Mutex::default(),
+            came: Condvar::new(),
         });
         let shared = Arc::clone(&state);
         // A connection that ends early is what clients and faults do.
@@ -136,6 +140,18 @@ impl Proxy {
     #[must_use]
     pub fn requests(&self) -> usize {
         locked(&self.state.log).len()
+    }
+
+    /// Waits until so many requests have come since the last [`Proxy::forget`]; false when they do not
+    /// in this time.
+    #[must_use]
+    pub fn wait_for_requests(&self, count: usize, time: Duration) -> bool {
+        let log = locked(&self.state.log);
+        let waited = self
+            .state
+            .came
+            .wait_timeout_while(log, time, |log| log.len() < count);
+        waited.is_ok_and(|(_, waited)| !waited.timed_out())
     }
 
     /// Connections that have come.

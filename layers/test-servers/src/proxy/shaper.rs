@@ -14,8 +14,8 @@ pub(super) const TURN_BYTES: usize = 8 * 1024;
 /// What the link is like. The default is the loopback as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// Megabits (10^6) a second for all connections together; `None` = no limit.
-    pub megabits_per_second: Option<u32>,
+    /// For all connections together; `None` = no limit.
+    pub bits_per_second: Option<u32>,
     /// Time from a question to the first byte of its answer.
     pub round_trip: Duration,
 }
@@ -43,10 +43,11 @@ impl Shaper {
 
     /// Waits until `bytes` more have passed.
     pub(super) fn pass(&self, bytes: usize, connection: &Connection) {
-        let Some(megabits) = locked(&self.shape).megabits_per_second else {
+        let Some(rate) = locked(&self.shape).bits_per_second else {
             return;
         };
-        let nanos = u64::try_from(bytes).unwrap_or(u64::MAX) * 8000 / u64::from(megabits.max(1));
+        let nanos =
+            u64::try_from(bytes).unwrap_or(u64::MAX) * 8_000_000_000 / u64::from(rate.max(1));
         let end = {
             let mut free_at = locked(&self.free_at);
             let now = Instant::now();
