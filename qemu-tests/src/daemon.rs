@@ -26,6 +26,7 @@ pub struct Daemon<'lab> {
     lab: &'lab Lab,
     name: String,
     program: PathBuf,
+    service_config: Option<PathBuf>,
     disks: Vec<OsString>,
     sockets: Vec<PathBuf>,
     running: Option<Running>,
@@ -44,6 +45,19 @@ impl Lab {
     /// # Errors
     /// When it ends or does not name every socket in its log in time.
     pub fn start_daemon(&self, name: &str, images: &[&Image]) -> Result<Daemon<'_>> {
+        self.start_daemon_on(None, name, images)
+    }
+
+    /// As [`Lab::start_daemon`], with the settings of a host.
+    ///
+    /// # Errors
+    /// As [`Lab::start_daemon`].
+    pub fn start_daemon_on(
+        &self,
+        service_config: Option<&Path>,
+        name: &str,
+        images: &[&Image],
+    ) -> Result<Daemon<'_>> {
         // A copy, because the build directory may be closed to other users.
         let program = self.dir().join(format!("{name}.daemon"));
         std::fs::copy(&Programs::get()?.daemon, &program)?;
@@ -51,6 +65,7 @@ impl Lab {
             lab: self,
             name: format!("daemon-{name}"),
             program,
+            service_config: service_config.map(Path::to_owned),
             disks: Vec::new(),
             sockets: Vec::new(),
             running: None,
@@ -98,6 +113,9 @@ impl Daemon<'_> {
         ensure!(self.running.is_none(), "{} runs already", self.name);
         let (log_end, daemon_end) = UnixStream::pair()?;
         let mut command = process::command(&self.program, Privilege::None);
+        if let Some(path) = &self.service_config {
+            command.arg("--service-config").arg(path);
+        }
         for disk in &self.disks {
             command.arg("--disk").arg(disk);
         }

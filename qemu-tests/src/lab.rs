@@ -64,6 +64,19 @@ impl Lab {
         verdict
     }
 
+    /// As [`Lab::run`], for a body that gives something.
+    ///
+    /// # Errors
+    /// As [`Lab::run`].
+    pub fn run_for<T>(body: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let mut given = None;
+        Self::run(|lab| {
+            given = Some(body(lab)?);
+            Ok(())
+        })?;
+        given.context("a body that ended well has given something")
+    }
+
     fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("obd-lab.").tempdir()?;
         // Daemons run as nobody: they read the lab and make sockets in one directory of it.

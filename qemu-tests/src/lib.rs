@@ -13,6 +13,7 @@
 //! | [`guest_assets`] | kernel, initramfs, Debian tree and raw disk, made once by `scripts/make-guest` |
 //! | [`programs`] | the programs under test, built by cargo |
 //! | [`image`] | image configs over layers, imported from raw disks, new writable ones |
+//! | [`origin`] | images in a registry, and hosts with a cache |
 //! | [`daemon`] | one `overlaybd-vhost-blk`: start, kill, start again, stop |
 //! | [`vm`] | one qemu: disks, boot, reset, kill |
 //! | [`serial`] | shell commands in the guest, over a serial line |
@@ -28,6 +29,7 @@ pub mod guest_assets;
 pub mod image;
 pub mod lab;
 pub mod load;
+pub mod origin;
 pub mod process;
 pub mod programs;
 pub mod qmp;

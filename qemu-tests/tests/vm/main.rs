@@ -9,6 +9,7 @@ mod expected;
 mod fio;
 mod no_space;
 mod published;
+mod remote;
 mod root_disk;
 mod vm_restart;
 mod writable_root;
