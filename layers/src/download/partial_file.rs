@@ -60,45 +60,51 @@ impl PartialFile {
     /// # Errors
     /// `NotFound`, `Io`, `NoSpace`; `Config` if something else has its name.
     pub(super) fn claim(dir: &Path, size: u64) -> Result<Claim> {
+        Self::open(dir, size)?.lock()
+    }
+
+    /// Not locked yet: somebody else may be writing it.
+    fn open(dir: &Path, size: u64) -> Result<Self> {
         let path = dir.join(PARTIAL);
-        let fail = |source| Error::io(OP, source).in_file(path.display().to_string());
-        let (file, is_new) = open(&path).map_err(fail)?;
-        let metadata = file.metadata().map_err(fail)?;
-        if !metadata.is_file() {
-            let detail = "expected a regular file: remove what has its name";
-            return Err(
-                Error::new(ErrorKind::Config, OP, detail).in_file(path.display().to_string())
-            );
-        }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Claim::Taken),
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
-        }
-        let partial = Self {
+        let opened = open(&path);
+        let (file, is_new) =
+            opened.map_err(|source| Error::io(OP, source).in_file(path.display().to_string()))?;
+        Ok(Self {
             file,
             dir: dir.to_owned(),
             path,
             size,
             is_new,
-        };
+        })
+    }
+
+    fn lock(self) -> Result<Claim> {
+        match self.file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Claim::Taken),
+            Err(TryLockError::Error(source)) => return Err(self.fail(source)),
+        }
         // The last holder of the lock may have renamed the file, or removed it.
-        if !partial.has_its_name() {
+        if !self.has_its_name() {
             return Ok(Claim::Taken);
         }
-        if whole_path(dir).exists() {
-            if is_new {
-                partial.remove();
+        if whole_path(&self.dir).exists() {
+            if self.is_new {
+                self.remove();
             }
             return Ok(Claim::Taken);
         }
-        if metadata.len() != size {
-            partial
-                .file
-                .set_len(size)
-                .map_err(|source| partial.fail(source))?;
+        let metadata = self.file.metadata().map_err(|source| self.fail(source))?;
+        if !metadata.is_file() {
+            let detail = "expected a regular file: remove what has its name";
+            let error = Error::new(ErrorKind::Config, OP, detail);
+            return Err(error.in_file(self.path.display().to_string()));
         }
-        Ok(Claim::Mine(partial))
+        if metadata.len() != self.size {
+            let sized = self.file.set_len(self.size);
+            sized.map_err(|source| self.fail(source))?;
+        }
+        Ok(Claim::Mine(self))
     }
 
     fn has_its_name(&self) -> bool {
@@ -232,19 +238,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_renamed_while_somebody_waited_for_it_is_not_touched() {
+    fn a_file_that_lost_its_name_while_somebody_waited_for_it_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let first = mine(dir.path(), 5);
-        let late = PartialFile {
-            file: File::open(dir.path().join(PARTIAL)).unwrap(),
-            dir: dir.path().to_owned(),
-            path: dir.path().join(PARTIAL),
-            size: 5,
-            is_new: false,
-        };
-        assert!(late.has_its_name());
+        let late = PartialFile::open(dir.path(), 5).unwrap();
+        first.write(0, b"hello").unwrap();
         first.publish().unwrap();
-        assert!(!late.has_its_name());
+        assert!(matches!(late.lock().unwrap(), Claim::Taken));
+
+        std::fs::remove_file(whole_path(dir.path())).unwrap();
+        let first = mine(dir.path(), 5);
+        let late = PartialFile::open(dir.path(), 5).unwrap();
+        first.remove();
+        assert!(matches!(late.lock().unwrap(), Claim::Taken));
     }
 
     #[test]

@@ -30,9 +30,7 @@ fn a_disk_takes_over_from_one_that_is_closed() {
     let origin = Origin::new(content(len));
     origin.gate.admit(3);
     let mut first = Disk::start(&origin, &room.dir, &room.cache, &config());
-    while origin.asked().len() < 4 {
-        std::thread::yield_now();
-    }
+    origin.wait_for_requests(4);
     let second = Disk::start(&origin, &room.dir, &room.cache, &config());
     first.close();
     origin.gate.admit(usize::MAX);

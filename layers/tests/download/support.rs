@@ -89,6 +89,15 @@ impl Origin {
         })
     }
 
+    /// Waits until downloads have asked so many times.
+    pub(crate) fn wait_for_requests(&self, count: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.asked().len() < count {
+            assert!(Instant::now() < deadline, "no download asked");
+            std::thread::yield_now();
+        }
+    }
+
     /// What downloads asked for.
     pub(crate) fn asked(&self) -> Vec<Range<u64>> {
         self.asked.lock().unwrap().clone()
