@@ -7,5 +7,6 @@ mod killed;
 mod life;
 mod process;
 mod protocol;
+mod telling;
 mod whole_disk;
 mod writing;
