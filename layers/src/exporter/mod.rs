@@ -24,7 +24,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use self::server::Acceptor;
+use self::server::{Acceptor, Limits};
 use crate::error::{Error, Result};
 use crate::metrics::{DiskMetrics, Metrics, Rates};
 
@@ -72,6 +72,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// Set when samples are taken.
     rates: Option<Mutex<Rates>>,
+    limits: Limits,
 }
 
 impl Exporter {
@@ -80,6 +81,14 @@ impl Exporter {
     /// # Errors
     /// `Io` when the process has no more threads or files.
     pub fn start(metrics: &Arc<Metrics>, listeners: Vec<(Listener, Site)>) -> Result<Self> {
+        Self::start_with(metrics, listeners, Limits::default())
+    }
+
+    fn start_with(
+        metrics: &Arc<Metrics>,
+        listeners: Vec<(Listener, Site)>,
+        limits: Limits,
+    ) -> Result<Self> {
         let fail = |error| Error::io("start the exporter", error);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -91,6 +100,7 @@ impl Exporter {
         let shared = Arc::new(Shared {
             metrics: Arc::clone(metrics),
             rates: has_metrics.then(Mutex::default),
+            limits,
         });
         start_tasks(&runtime, listeners, &shared).map_err(fail)?;
         let (stop, stopped) = oneshot::channel();
@@ -164,3 +174,6 @@ async fn tell_of_start(disk: Arc<DiskMetrics>) {
         log::info!("{}: start is over: {summary}", disk.name());
     }
 }
+
+#[cfg(test)]
+mod tests;

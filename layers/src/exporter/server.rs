@@ -3,8 +3,8 @@
 //! listener -> **server** -> page, story
 //!
 //! Invariants
-//! - a listener has at most [`CONNECTIONS_MAX`] connections; more wait in its backlog.
-//! - a connection lasts [`CONNECTION_TIME`] at most and asks one question.
+//! - a listener has so many connections at most as [`Limits`] say; more wait in its backlog.
+//! - a connection lasts so long at most, and asks one question.
 //! - the head of a request takes at most [`HEAD_BYTES_MAX`]; its body is not read.
 
 use std::convert::Infallible;
@@ -27,8 +27,24 @@ use tokio::sync::Semaphore;
 use super::{DiskStory, Listener, Shared, Site, WHY_PATH};
 use crate::metrics::page;
 
-const CONNECTIONS_MAX: usize = 16;
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// What clients may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections of one listener.
+    pub(super) connections: usize,
+    /// Life of a connection.
+    pub(super) time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            time: Duration::from_secs(10),
+        }
+    }
+}
+
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 
@@ -75,7 +91,7 @@ impl Acceptor {
 
 /// Answers for ever.
 pub(super) async fn serve(acceptor: Acceptor, site: Arc<Site>, shared: Arc<Shared>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(shared.limits.connections));
     // The semaphore is never closed.
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
         match acceptor.accept().await {
@@ -83,7 +99,10 @@ pub(super) async fn serve(acceptor: Acceptor, site: Arc<Site>, shared: Arc<Share
                 let (site, shared) = (Arc::clone(&site), Arc::clone(&shared));
                 tokio::spawn(async move {
                     let talk = talk(stream, &site, &shared);
-                    if tokio::time::timeout(CONNECTION_TIME, talk).await.is_err() {
+                    if tokio::time::timeout(shared.limits.time, talk)
+                        .await
+                        .is_err()
+                    {
                         log::debug!("exporter: a client was too slow");
                     }
                     drop(permit);
@@ -106,7 +125,7 @@ async fn talk(stream: Box<dyn Duplex>, site: &Site, shared: &Shared) {
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .timer(TokioTimer::new())
-        .header_read_timeout(CONNECTION_TIME)
+        .header_read_timeout(shared.limits.time)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = talked {
