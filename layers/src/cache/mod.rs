@@ -18,6 +18,7 @@ mod flight;
 mod janitor;
 mod kept_blob;
 mod patience;
+mod persistent_source;
 mod read_ahead;
 mod record;
 mod room;
@@ -25,6 +26,7 @@ mod verified;
 
 pub use blob::CachedBlob;
 pub use patience::Patience;
+pub use persistent_source::PersistentSource;
 pub use record::decode_header;
 
 use std::collections::HashMap;

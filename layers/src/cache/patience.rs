@@ -1,12 +1,13 @@
 //! How long the reads of one disk wait for an origin that does not answer.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A time that may be changed while reads go on: short while an image is opened, long when it runs.
 #[derive(Debug)]
 pub struct Patience {
     millis: AtomicU64,
+    is_running: AtomicBool,
 }
 
 impl Patience {
@@ -15,6 +16,7 @@ impl Patience {
     pub fn new(time: Duration) -> Self {
         let patience = Self {
             millis: AtomicU64::new(0),
+            is_running: AtomicBool::new(false),
         };
         patience.set(time);
         patience
@@ -24,6 +26,18 @@ impl Patience {
     pub fn set(&self, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// The disk is open: from now on its reads wait this long, whatever the origin says.
+    pub fn run(&self, time: Duration) {
+        self.set(time);
+        self.is_running.store(true, Ordering::Relaxed);
+    }
+
+    /// Does somebody depend on the disk who does not hear of errors?
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.is_running.load(Ordering::Relaxed)
     }
 
     /// When a read that begins now gives up.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lower::OpenedLower;
-use crate::cache::{BlobUse, Patience, Place};
+use crate::cache::{BlobUse, Patience, PersistentSource, Place};
 use crate::config::{CacheKind, ImageConfig, LowerConfig};
 use crate::download::{Download, RemoteLayer, Switch};
 use crate::error::{Error, ErrorKind, Remote, Result};
@@ -36,6 +36,7 @@ pub(super) enum Purpose {
 pub(super) struct Opening<'a> {
     pub(super) config: &'a ImageConfig,
     pub(super) prefetch: Prefetch,
+    purpose: Purpose,
     service: &'a Service,
     journal: Arc<Journal>,
     patience: Arc<Patience>,
@@ -57,6 +58,7 @@ impl<'a> Opening<'a> {
     ) -> Result<Self> {
         Ok(Self {
             config,
+            purpose,
             prefetch: match purpose {
                 Purpose::Serve => Prefetch::prepare(config, service)?,
                 Purpose::Inspect => Prefetch::none(service),
@@ -73,7 +75,10 @@ impl<'a> Opening<'a> {
         let known_size = (lower.size > 0).then_some(lower.size);
         let url = &self.config.repo_blob_url;
         let blob = remote.registry.blob(url, &lower.digest, known_size)?;
-        let source: Arc<dyn RangeSource> = Arc::new(TimedSource::new(blob, self.service.metrics()));
+        let source: Arc<dyn RangeSource> = Arc::new(PersistentSource::new(
+            TimedSource::new(blob, self.service.metrics()),
+            Arc::clone(&self.patience),
+        ));
         let beside = self.service.config().cache.kind == Some(CacheKind::Download);
         let wanted = BlobUse {
             digest: lower.digest.clone(),
@@ -118,8 +123,10 @@ impl<'a> Opening<'a> {
         self.journal
             .opened(remotes.iter().map(|(_, layer)| layer.size));
         let service = self.service.config();
-        let retry = self.config.read_retry_seconds.map(Duration::from_secs);
-        self.patience.set(retry.unwrap_or(service.read_retry));
+        if self.purpose == Purpose::Serve {
+            let retry = self.config.read_retry_seconds.map(Duration::from_secs);
+            self.patience.run(retry.unwrap_or(service.read_retry));
+        }
         let cached: Vec<_> = remotes
             .iter()
             .map(|(number, layer)| (*number, Arc::clone(&layer.cached)))
@@ -133,7 +140,9 @@ impl<'a> Opening<'a> {
             .map(|(_, layer)| layer)
             .filter(|layer| !layer.dir.as_os_str().is_empty())
             .collect();
-        let download = settings.enable && !self.prefetch.is_recording() && !wanted.is_empty();
+        let is_served = self.purpose == Purpose::Serve;
+        let download =
+            is_served && settings.enable && !self.prefetch.is_recording() && !wanted.is_empty();
         Background {
             _download: download.then(|| {
                 let (metrics, audit) = (self.service.metrics(), self.service.audit());
