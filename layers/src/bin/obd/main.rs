@@ -1,8 +1,9 @@
 //! `obd`, the operator's tool: import, export, inspect, verify,
-//! compare and measure overlaybd images.
+//! compare and measure overlaybd images, and look after the cache.
 
 mod args;
 mod bench;
+mod cache;
 mod diff;
 mod export;
 mod import;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Verify(command) => verify::run(command, args.json),
         Command::Diff(command) => diff::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
+        Command::Cache(command) => cache::run(command, args.json),
     };
     let code = done.unwrap_or_else(|error| fail(&error));
     console::exit_code(code, ExitCode::FAILURE)
