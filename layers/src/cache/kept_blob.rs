@@ -279,6 +279,29 @@ impl KeptBlob {
         Ok(Some(u64::from(present.count_ones()) * BLOCK_BYTES))
     }
 
+    /// Checks every block that is present; returns the bytes that were read and the blocks that were
+    /// dropped, because they were damaged.
+    pub(super) fn verify_all(&self) -> (u64, u64) {
+        let (mut checked, mut dropped) = (0, 0);
+        let mut buf = [0_u8; 4096];
+        for block in 0..self.layout().blocks() {
+            if !self.record.is_present(block) {
+                continue;
+            }
+            let bytes = self.layout().bytes(&(block..block + 1));
+            let Some(buf) = buf.get_mut(..len_of(&bytes)) else {
+                continue;
+            };
+            match self.read_block(block, 0, Dest::from(buf), Wait::UntilDone) {
+                Look::Corrupt(blocks) => dropped += blocks,
+                Look::Done => checked += bytes.end - bytes.start,
+                // It was evicted meanwhile.
+                Look::Pending | Look::Missing => {}
+            }
+        }
+        (checked, dropped)
+    }
+
     /// Bytes that media and record take on the disk.
     pub(super) fn disk_bytes(files: &BlobFiles) -> u64 {
         let blocks = |path| {

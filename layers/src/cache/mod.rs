@@ -8,6 +8,7 @@
 //!
 //! Source: format reference 7; docs/cache.md.
 
+pub mod admin;
 mod blob;
 mod directory;
 mod distrusted;

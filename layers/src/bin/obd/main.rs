@@ -1,8 +1,9 @@
 //! `obd`, the operator's tool: import, export, inspect, verify,
-//! compare and measure overlaybd images; ask running daemons.
+//! compare and measure overlaybd images, look after the cache, ask running daemons.
 
 mod args;
 mod bench;
+mod cache;
 mod diff;
 mod export;
 mod import;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Diff(command) => diff::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
         Command::Why(command) => why::run(command, args.json),
+        Command::Cache(command) => cache::run(command, args.json),
     };
     let code = done.unwrap_or_else(|error| fail(&error));
     console::exit_code(code, ExitCode::FAILURE)
