@@ -80,9 +80,10 @@ impl<'a> Opening<'a> {
             Arc::clone(&self.patience),
         ));
         let beside = self.service.config().cache.kind == Some(CacheKind::Download);
+        let cache_is_beside = beside && !lower.dir.as_os_str().is_empty();
         let wanted = BlobUse {
             digest: lower.digest.clone(),
-            place: match beside && !lower.dir.as_os_str().is_empty() {
+            place: match cache_is_beside {
                 true => Place::Layer(lower.dir.clone()),
                 false => Place::Shared,
             },
@@ -92,6 +93,7 @@ impl<'a> Opening<'a> {
         let cached = Arc::new(remote.cache.blob(Arc::clone(&source), wanted)?);
         Ok(RemoteLayer {
             dir: lower.dir.clone(),
+            cache_is_beside,
             digest: lower.digest.clone(),
             size: cached.size(),
             source,
@@ -146,7 +148,8 @@ impl<'a> Opening<'a> {
         Background {
             _download: download.then(|| {
                 let (metrics, audit) = (self.service.metrics(), self.service.audit());
-                Download::start(settings, wanted, metrics, audit)
+                let floor = service.cache.free_floor_mib.saturating_mul(1 << 20);
+                Download::start(settings, floor, wanted, metrics, audit)
             }),
             _prefetch: self.prefetch,
             journal: self.journal,
