@@ -21,13 +21,17 @@ struct Scene {
 
 impl Scene {
     fn new(limits: Limits) -> Self {
+        Self::telling(&Arc::default(), limits)
+    }
+
+    fn telling(metrics: &Arc<Metrics>, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let uri_prefix = "/metrics".to_owned();
         let site = Site::Metrics { uri_prefix };
         let listeners = vec![(Listener::Tcp(listener), site)];
         Self {
-            _exporter: Exporter::start_with(&Arc::default(), listeners, limits).unwrap(),
+            _exporter: Exporter::start_with(metrics, listeners, limits).unwrap(),
             address,
         }
     }
@@ -129,7 +133,13 @@ fn heads_that_are_too_long_or_no_http_are_refused() {
 
 #[test]
 fn a_client_that_reads_nothing_does_not_hold_its_place_for_ever() {
-    let scene = Scene::new(LIMITS);
+    let metrics = Arc::<Metrics>::default();
+    // A page that does not fit into the buffers of a connection.
+    let name = "x".repeat(500);
+    let disks: Vec<_> = (0..1500)
+        .map(|number| metrics.disk(&format!("{name}{number}"), None))
+        .collect();
+    let scene = Scene::telling(&metrics, LIMITS);
     let mut idle = Vec::new();
     for _ in 0..LIMITS.connections {
         let mut stream = scene.connect();
@@ -138,7 +148,13 @@ fn a_client_that_reads_nothing_does_not_hold_its_place_for_ever() {
             .unwrap();
         idle.push(stream);
     }
-    assert!(scene.get("/metrics").starts_with("HTTP/1.1 200 "));
+    let other = scene.get("/other");
+    assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
+    for mut stream in idle {
+        let told = everything(&mut stream);
+        assert!(!told.contains("process_open_fds"), "it was all sent");
+    }
+    drop(disks);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What is counted of a guest's requests.
 
-use layers::lsmt::upper::UpperKind;
 use layers::metrics::Totals;
 
 use super::*;
