@@ -22,7 +22,10 @@ fn a_trace_is_summed_up_by_layer() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("12 reads"), "{text}");
     assert!(text.contains("checksum 0xb0ee361d"), "{text}");
-    let layers: Vec<_> = text.lines().filter(|line| line.contains("layer")).collect();
+    let layers: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("  layer "))
+        .collect();
     assert_eq!(layers.len(), 3, "{text}");
     assert!(layers[2].contains("6 reads"), "{text}");
 }

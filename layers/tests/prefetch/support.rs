@@ -190,7 +190,6 @@ pub(crate) struct RemoteDisk {
     pub(crate) stack: Arc<Stack>,
     pub(crate) prefetch: Prefetch,
     pub(crate) cached: Vec<(usize, Arc<CachedBlob>)>,
-    pub(crate) service: Service,
 }
 
 impl RemoteDisk {
@@ -218,7 +217,6 @@ impl RemoteDisk {
             stack: Arc::new(Stack::new(layers).unwrap()),
             prefetch,
             cached,
-            service: service.clone(),
         }
     }
 
