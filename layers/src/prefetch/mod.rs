@@ -27,10 +27,12 @@ mod recorder;
 mod recording;
 mod replay;
 mod source;
+mod summary;
 mod trace;
 
 pub use ext4::Ext4;
 pub use file_list::{FileList, FileListEntry};
+pub use summary::LayerReads;
 pub use trace::{TRACE_BYTES_MAX, Trace, TraceRecord, encode, is_trace};
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ mod diff;
 mod export;
 mod import;
 mod info;
+mod trace;
 mod verify;
 mod why;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Bench(command) => bench::run(command, args.json),
         Command::Why(command) => why::run(command, args.json),
         Command::Cache(command) => cache::run(command, args.json),
+        Command::Trace(command) => trace::run(command, args.json),
     };
     let code = done.unwrap_or_else(|error| fail(&error));
     console::exit_code(code, ExitCode::FAILURE)

@@ -45,7 +45,6 @@ pub(super) struct Shape {
     /// All lie on the disk.
     pub(super) blocks: u64,
     pub(super) is_64_bit: bool,
-    first_data_block: u32,
     inodes: u32,
     inodes_per_group: u32,
     inode_bytes: u32,
@@ -95,7 +94,6 @@ impl Shape {
             block_bytes,
             blocks,
             is_64_bit,
-            first_data_block: u32_at(bytes, 0x14)?,
             inodes: u32_at(bytes, 0)?,
             inodes_per_group: u32_at(bytes, 0x28)?,
             inode_bytes: if is_old {
@@ -120,6 +118,12 @@ impl Shape {
         is_possible.then_some(shape)
     }
 
+    /// The block behind that of the superblock. The number of the first data block says the same,
+    /// but not with blocks of 1 KiB in clusters.
+    fn first_descriptor_block(&self) -> u64 {
+        SUPERBLOCK_AT / u64::from(self.block_bytes) + 1
+    }
+
     /// `None` for a number that no inode has.
     pub(super) fn place_of(&self, inode: u32) -> Option<Place> {
         let index = inode.checked_sub(1).filter(|_| inode <= self.inodes)?;
@@ -127,7 +131,7 @@ impl Shape {
         let per_block = u64::from(self.block_bytes / self.descriptor_bytes);
         let in_block = group % per_block * u64::from(self.descriptor_bytes);
         Some(Place {
-            descriptor_block: u64::from(self.first_data_block) + 1 + group / per_block,
+            descriptor_block: self.first_descriptor_block() + group / per_block,
             descriptor: usize::try_from(in_block).ok()?,
             in_table: u64::from(index % self.inodes_per_group) * u64::from(self.inode_bytes),
         })
