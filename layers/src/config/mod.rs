@@ -8,6 +8,7 @@ mod remote;
 mod service;
 
 pub use image::{ImageConfig, LowerConfig, UpperConfig};
+pub(crate) use remote::LEGACY_CREDENTIALS;
 pub use remote::{
     CacheConfig, CacheKind, CertConfig, CredentialServer, CredentialSource, DownloadConfig,
     ExporterConfig, LogConfig, P2pConfig, PrefetchConfig,

@@ -157,7 +157,7 @@ pub struct CredentialServer {
 }
 
 /// Where the C++ daemon looks when no mode is set.
-const LEGACY_CREDENTIALS: &str = "/opt/overlaybd/cred.json";
+pub(crate) const LEGACY_CREDENTIALS: &str = "/opt/overlaybd/cred.json";
 
 impl CredentialConfig {
     pub(super) fn check(self, legacy: Option<PathBuf>) -> CredentialSource {
