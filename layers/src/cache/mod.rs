@@ -2,27 +2,64 @@
 //!
 //! image -> lsmt -> zfile -> tar -> **cache** -> registry
 //!
+//! Reads that find their bytes here copy them ([`blob`], [`kept_blob`]); all others wait for a flight
+//! ([`flight`]), which a thread of the [`fetcher`] brings ([`fill`]). What is kept is bounded by [`room`].
+//! Several processes share a directory.
+//!
 //! Source: format reference 7; docs/cache.md.
 
+mod blob;
+mod directory;
+mod distrusted;
+mod evict;
+mod fetcher;
+mod fill;
+mod flight;
+mod janitor;
+mod kept_blob;
 mod patience;
+mod read_ahead;
+mod record;
+mod room;
+mod verified;
 
+pub use blob::CachedBlob;
 pub use patience::Patience;
+pub use record::decode_header;
 
-use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
+
+use blob::Blob;
+use directory::{BlobFiles, Directory, is_digest};
+use fetcher::Fetcher;
+use kept_blob::KeptBlob;
+use record::{BLOB_BYTES_MAX, Layout};
+use room::{Limits, Room};
 
 use crate::audit::Audit;
 use crate::config::CacheConfig;
-use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Journal, Metrics};
-use crate::range_source::{RangeSource, Urgency};
-use crate::read_at::{Progress, ReadAt, Wait};
+use crate::range_source::RangeSource;
 
 /// A cache directory, shared with other processes.
 #[derive(Debug)]
-pub struct Cache {}
+pub struct Cache {
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+    room: Room,
+    fetcher: Fetcher,
+    /// Misses are rounded out to this; `None`: as suits the reads.
+    refill_bytes: Option<u64>,
+    /// Seconds since 1970, about.
+    clock: AtomicU32,
+    blobs: Mutex<HashMap<PathBuf, Weak<Blob>>>,
+    janitor: janitor::Janitor,
+}
 
 /// Where the file of a blob is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,89 +89,143 @@ impl Cache {
     /// # Errors
     /// `Io`, `NoSpace`; `Config` for a size that makes no sense.
     pub fn open(
-        _config: &CacheConfig,
-        _metrics: &Arc<Metrics>,
-        _audit: &Arc<Audit>,
+        config: &CacheConfig,
+        metrics: &Arc<Metrics>,
+        audit: &Arc<Audit>,
     ) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {}))
+        check(config)?;
+        let directory = Directory::open_configured(config)?;
+        let room = Room::new(directory, Limits::new(config), metrics, audit)?;
+        let cache = Arc::new(Self {
+            metrics: Arc::clone(metrics),
+            audit: Arc::clone(audit),
+            room,
+            fetcher: Fetcher::new(),
+            refill_bytes: config.refill_bytes,
+            clock: AtomicU32::new(0),
+            blobs: Mutex::default(),
+            janitor: janitor::Janitor::default(),
+        });
+        cache.refresh_clock();
+        Ok(cache)
     }
 
-    /// The blob behind `source` as a file. Asks the source for its size if need be; blocks.
+    /// The blob behind `source` as a file. Asks the source for its size if need be; blocks. Its ends are
+    /// being fetched when this returns.
     ///
     /// # Errors
-    /// Those of the source, `Io`.
+    /// Those of the source, `Io`; `Config` for a digest that is none.
     pub fn blob(
         self: &Arc<Self>,
         source: Arc<dyn RangeSource>,
         wanted: BlobUse,
     ) -> Result<CachedBlob> {
-        let size = source.size(wanted.patience.deadline())?;
-        Ok(CachedBlob {
-            source,
-            wanted,
-            size,
-        })
-    }
-}
-
-/// A blob, kept as far as it was read.
-#[derive(Debug)]
-pub struct CachedBlob {
-    source: Arc<dyn RangeSource>,
-    wanted: BlobUse,
-    size: u64,
-}
-
-impl CachedBlob {
-    /// Has these bytes fetched and kept, unless they are here. Blocks until they are, or could not be kept.
-    ///
-    /// # Errors
-    /// Those of the source.
-    pub fn prefetch(&self, _range: Range<u64>, _urgency: Urgency) -> Result<()> {
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            "prefetch",
-            "not built yet",
-        ))
-    }
-
-    /// Fills `buf` if all its bytes are kept here and right; false when they are not. May wait for the
-    /// host's disk, never for the origin.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn read_if_present(&self, _offset: u64, _buf: &mut [u8]) -> Result<bool> {
-        Ok(false)
-    }
-
-    /// Bytes of the blob that are kept here now.
-    #[must_use]
-    pub fn present_bytes(&self) -> u64 {
-        0
-    }
-}
-
-impl ReadAt for CachedBlob {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn name(&self) -> &str {
-        &self.wanted.digest
-    }
-
-    fn read_at(&self, offset: u64, mut dest: Dest<'_>, wait: Wait) -> Result<Progress> {
-        if wait == Wait::Never {
-            return Ok(Progress::Pending);
+        if !is_digest(&wanted.digest) {
+            let detail = format!(
+                "{:.80?} is not a digest such as sha256:<64 hex digits>",
+                wanted.digest
+            );
+            return Err(Error::new(ErrorKind::Config, "open cached blob", detail));
         }
-        let range = offset..offset + dest.len() as u64;
-        let deadline = self.wanted.patience.deadline();
-        self.source
-            .fetch(range, Urgency::Guest, deadline, &mut |bytes| {
-                let copied = dest.copy_from(bytes);
-                drop(dest.take_front(copied));
-                Ok(())
-            })?;
-        Ok(Progress::Done)
+        let size = source.size(wanted.patience.deadline())?;
+        let blob = self.shared_blob(&wanted, size);
+        self.janitor.start(self);
+        Ok(CachedBlob::new(blob, source, wanted))
     }
+
+    /// The blob that others in this process read, or a new one.
+    fn shared_blob(self: &Arc<Self>, wanted: &BlobUse, size: u64) -> Arc<Blob> {
+        let mut place = wanted.place.clone();
+        let mut files = self.files(&wanted.digest, &place);
+        if let Place::Layer(dir) = &place
+            && !is_writable(dir)
+        {
+            log::warn!(
+                "{}: not writable; its layer is kept in {}",
+                dir.display(),
+                self.path().display()
+            );
+            place = Place::Shared;
+            files = self.files(&wanted.digest, &place);
+        }
+        let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits =
+            |blob: &Arc<Blob>| blob.layout.blob_bytes == size && blob.digest == wanted.digest;
+        if let Some(blob) = blobs.get(&files.media).and_then(Weak::upgrade).filter(fits) {
+            return blob;
+        }
+        blobs.retain(|_, blob| blob.strong_count() > 0);
+        let is_new = !files.record.exists();
+        let kept = open_kept(&files, size, &wanted.digest);
+        if is_new && kept.is_some() && place == Place::Shared {
+            self.room.charge(Layout { blob_bytes: size }.record_bytes());
+        }
+        let blob = Arc::new(Blob::new(
+            Arc::clone(self),
+            &wanted.digest,
+            size,
+            &place,
+            kept,
+        ));
+        blobs.insert(files.media, Arc::downgrade(&blob));
+        blob
+    }
+
+    fn files(&self, digest: &str, place: &Place) -> BlobFiles {
+        match place {
+            Place::Shared => self.room.directory.blob(digest),
+            Place::Layer(dir) => BlobFiles::beside_layer(dir),
+        }
+    }
+
+    /// Where blobs are kept.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.room.directory.path()
+    }
+
+    /// Seconds since 1970; up to ten seconds ago.
+    #[inline]
+    fn now(&self) -> u32 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    fn refresh_clock(&self) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.map_or(0, |time| time.as_secs());
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        self.clock.store(seconds, Ordering::Relaxed);
+    }
+}
+
+fn check(config: &CacheConfig) -> Result<()> {
+    let refuse = |detail: String| Err(Error::new(ErrorKind::Config, "open cache", detail));
+    if config.size_bytes() == 0 {
+        return refuse("cacheSizeGB or cacheSizeMB is 0: a cache needs room".to_owned());
+    }
+    match config.refill_bytes {
+        Some(bytes) if !bytes.is_power_of_two() || bytes < 4096 => refuse(format!(
+            "refillSize {bytes}: expected a power of two from 4096 on"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The files of a blob; `None`, with a warning, when nothing can be kept of it.
+fn open_kept(files: &BlobFiles, size: u64, digest: &str) -> Option<KeptBlob> {
+    if size == 0 {
+        return None;
+    }
+    if size > BLOB_BYTES_MAX {
+        log::warn!("{digest}: {size} bytes are too many to be cached");
+        return None;
+    }
+    let opened = KeptBlob::open(files, Layout { blob_bytes: size }, digest);
+    opened
+        .map_err(|error| log::warn!("{error}: {digest} is read without keeping it"))
+        .ok()
+}
+
+fn is_writable(dir: &Path) -> bool {
+    tempfile::tempfile_in(dir).is_ok()
 }

@@ -1,6 +1,6 @@
-//! Where a file has data and where it has holes.
+//! Where a file has data and where it has holes, and making holes.
 //!
-//! Source: lseek(2), `SEEK_DATA` and `SEEK_HOLE`.
+//! Source: lseek(2), `SEEK_DATA` and `SEEK_HOLE`; fallocate(2).
 
 use std::fs::File;
 use std::io;
@@ -26,6 +26,41 @@ pub fn next_data_extent(file: &File, from: u64, size: u64) -> io::Result<Option<
     };
     let end = seek(file, start, libc::SEEK_HOLE)?;
     Ok((start < size).then(|| start..end.min(size)))
+}
+
+/// Makes `range` read as zeros and gives its space back; the file's size stays.
+///
+/// # Errors
+/// Those of fallocate(2): `EOPNOTSUPP` where the file system has no holes.
+pub fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {
+    let overflow = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);
+    let start = libc::off_t::try_from(range.start).map_err(overflow)?;
+    let len = libc::off_t::try_from(range.end.saturating_sub(range.start)).map_err(overflow)?;
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: a plain system call on an open descriptor, no memory involved.
+    match unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the file system set aside space for the first `len` bytes, which are zeros then; grows the file
+/// if need be. Does what it can where that is not possible.
+///
+/// # Errors
+/// Those of fallocate(2): a full disk.
+pub fn allocate(file: &File, len: u64) -> io::Result<()> {
+    let len =
+        libc::off_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+    // SAFETY: a plain system call on an open descriptor, no memory involved.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(()),
+        _ => Err(error),
+    }
 }
 
 fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<u64> {

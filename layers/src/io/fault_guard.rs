@@ -132,14 +132,16 @@ extern "C" fn on_sigbus(
 fn replace_by_zeros(address: usize) -> bool {
     let page_bytes = PAGE_BYTES.load(Ordering::Relaxed);
     let page = std::ptr::without_provenance_mut::<libc::c_void>(address & !(page_bytes - 1));
+    // Writable, for the sake of tables that are written in place.
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: errno belongs to this thread; the interrupted code must find it unchanged.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: the pointer is valid for this thread's life.
     let saved = unsafe { *errno };
-    // SAFETY: the page lies in a guarded mapping, which nothing but volatile-like copies reads;
-    // mmap is a bare system call and so async-signal-safe.
-    let mapped = unsafe { libc::mmap(page, page_bytes, libc::PROT_READ, flags, -1, 0) };
+    // SAFETY: the page lies in a guarded mapping, which nothing but volatile-like copies and atomic
+    // accesses reach; mmap is a bare system call and so async-signal-safe.
+    let mapped = unsafe { libc::mmap(page, page_bytes, protection, flags, -1, 0) };
     // SAFETY: as above.
     unsafe { *errno = saved };
     mapped != libc::MAP_FAILED

@@ -35,8 +35,16 @@ impl LocalFile {
     /// `NotFound` or `Io` from the operating system; `Config` when `path` is a directory or
     /// another thing that cannot be read at an offset.
     pub fn open(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
         let (file, size) = open_with_size(path)?;
+        Self::from_file(file, path.display().to_string(), size)
+    }
+
+    /// Reads the first `size` bytes of `file`, which messages call `name`. The file may be written at
+    /// the same time, but must not get shorter.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn from_file(file: File, name: String, size: u64) -> Result<Self> {
         let mapped = MappedFile::new(&file, size);
         let file = PositionedFile::new(file, name)?;
         Ok(Self { file, size, mapped })

@@ -39,25 +39,26 @@ pub(super) struct MappedFile {
 
 /// The mapped addresses.
 #[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
+pub(super) struct Mapping {
+    pub(super) start: NonNull<u8>,
+    pub(super) len: usize,
 }
 
-// SAFETY: the mapping belongs to no thread, and is only read through raw copies.
+// SAFETY: the mapping belongs to no thread, and is only reached through raw copies and atomics.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(file: &File, len: usize) -> Option<Self> {
+    /// Maps the first `len` bytes of `file`, shared with everybody else who does.
+    pub(super) fn new(file: &File, len: usize, protection: libc::c_int) -> Option<Self> {
         let fd = file.as_raw_fd();
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 len,
-                libc::PROT_READ,
+                protection,
                 libc::MAP_SHARED,
                 fd,
                 0,
@@ -82,7 +83,7 @@ impl MappedFile {
     /// Maps `size` bytes. `None` when that cannot be done: the file is then read by system calls.
     pub(super) fn new(file: &File, size: u64) -> Option<Self> {
         let len = usize::try_from(size).ok().filter(|len| *len > 0)?;
-        let mapping = Mapping::new(file, len)?;
+        let mapping = Mapping::new(file, len, libc::PROT_READ)?;
         let address = mapping.start.as_ptr().addr();
         let guard = FaultGuard::new(address..address + len)?;
         // Zeroed by the kernel on first use: the marks of a large file cost what is read of it.

@@ -12,7 +12,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,14 +163,16 @@ impl WriteAt for UpperFile {
     }
 
     fn punch_hole(&self, range: Range<u64>) -> Result<()> {
-        punch_hole(self.file.file(), &range).map_err(|source| match source.raw_os_error() {
-            Some(libc::EOPNOTSUPP | libc::ENOSYS) => {
-                let detail = "the file system has no holes";
-                Error::new(ErrorKind::Unsupported, "punch hole", detail)
-                    .in_file(self.name())
-                    .at(range.start)
+        extents::punch_hole(self.file.file(), &range).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOSYS) => {
+                    let detail = "the file system has no holes";
+                    Error::new(ErrorKind::Unsupported, "punch hole", detail)
+                        .in_file(self.name())
+                        .at(range.start)
+                }
+                _ => self.failed("punch hole", range.start, source),
             }
-            _ => self.failed("punch hole", range.start, source),
         })
     }
 
@@ -185,18 +186,6 @@ impl WriteAt for UpperFile {
     fn next_data_extent(&self, from: u64) -> Result<Option<Range<u64>>> {
         extents::next_data_extent(self.file.file(), from, self.size())
             .map_err(|source| self.failed("list extents", from, source))
-    }
-}
-
-fn punch_hole(file: &File, range: &Range<u64>) -> io::Result<()> {
-    let overflow = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);
-    let start = libc::off_t::try_from(range.start).map_err(overflow)?;
-    let len = libc::off_t::try_from(range.end.saturating_sub(range.start)).map_err(overflow)?;
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: a plain system call on an open descriptor, no memory involved.
-    match unsafe { libc::fallocate(file.as_raw_fd(), mode, start, len) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 
