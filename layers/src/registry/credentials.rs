@@ -307,7 +307,6 @@ mod tests {
     fn what_is_no_document_of_auths_is_refused_without_repeating_it() {
         for text in [
             "",
-            "[]",
             "{\"auths\":\"s3cret\"}",
             "{\"auths\":{\"s3cret\":}}",
             "{\"auths\":[]}",
