@@ -95,6 +95,13 @@ impl Blob {
         self.is_keeping.store(is_kept, Ordering::Relaxed);
     }
 
+    pub(super) fn count_damage(&self, look: Look) {
+        if let Look::Corrupt(blocks) = look {
+            let corrupt = &self.cache.metrics.cache_corrupt_blocks;
+            corrupt.fetch_add(blocks, Ordering::Relaxed);
+        }
+    }
+
     fn is_keeping(&self) -> bool {
         self.is_keeping.load(Ordering::Relaxed)
     }
@@ -205,9 +212,7 @@ impl CachedBlob {
         let every = self.checks_every_read.load(Ordering::Relaxed);
         let now = self.blob.cache.now();
         let look = kept.read_checked(&range, Dest::from(buf), Wait::UntilDone, every, now);
-        if look == Look::Corrupt {
-            self.count_corrupt();
-        }
+        self.blob.count_damage(look);
         Ok(look == Look::Done)
     }
 
@@ -279,11 +284,6 @@ impl CachedBlob {
         metrics.cache_hit_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn count_corrupt(&self) {
-        let blocks = &self.blob.cache.metrics.cache_corrupt_blocks;
-        blocks.fetch_add(1, Ordering::Relaxed);
-    }
-
     fn read_window(
         &self,
         window: &Range<u64>,
@@ -348,15 +348,12 @@ impl CachedBlob {
         };
         let every = self.checks_every_read.load(Ordering::Relaxed);
         let now = self.blob.cache.now();
-        match kept.read_checked(range, dest, Wait::UntilDone, every, now) {
-            Look::Done => true,
-            Look::Corrupt => {
-                self.count_corrupt();
-                story.cause = Some(Cause::Corrupt);
-                false
-            }
-            Look::Pending | Look::Missing => false,
+        let look = kept.read_checked(range, dest, Wait::UntilDone, every, now);
+        self.blob.count_damage(look);
+        if matches!(look, Look::Corrupt(_)) {
+            story.cause = Some(Cause::Corrupt);
         }
+        look == Look::Done
     }
 
     #[cold]
@@ -469,9 +466,7 @@ impl ReadAt for CachedBlob {
                 self.count_hit(&range);
                 return Ok(Progress::Done);
             }
-            if look == Look::Corrupt {
-                self.count_corrupt();
-            }
+            self.blob.count_damage(look);
         }
         match wait {
             Wait::Never => Ok(Progress::Pending),

@@ -98,10 +98,13 @@ pub(super) fn evict(
             Err(error) => log::warn!("{error}: not evicted from"),
         }
     }
-    let still = goal.saturating_sub(evicted.bytes);
-    for (number, chunks) in choose(candidates, still) {
-        if let Some(files) = unpinned.get(number) {
-            evicted.bytes += evict_chunks(files, &chunks);
+    candidates.sort_unstable_by(|one, other| other.cmp(one));
+    // What somebody fetches at this moment stays; then more of the others go.
+    while evicted.bytes < goal && !candidates.is_empty() {
+        for (number, chunks) in choose(&mut candidates, goal - evicted.bytes) {
+            if let Some(files) = unpinned.get(number) {
+                evicted.bytes += evict_chunks(files, &chunks);
+            }
         }
     }
     Ok(evicted)
@@ -122,15 +125,13 @@ fn list(blob: usize, kept: &KeptBlob, candidates: &mut Vec<Candidate>) {
     }));
 }
 
-/// The chunks to go, so that `goal` bytes go, by blob.
-fn choose(mut candidates: Vec<Candidate>, goal: u64) -> BTreeMap<usize, Vec<u64>> {
-    candidates.sort_unstable();
+/// Takes chunks from the end of `candidates`, so that `goal` bytes go, and groups them by blob.
+fn choose(candidates: &mut Vec<Candidate>, goal: u64) -> BTreeMap<usize, Vec<u64>> {
     let mut chosen: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     let mut bytes = 0;
-    for candidate in candidates {
-        if bytes >= goal {
-            break;
-        }
+    while bytes < goal
+        && let Some(candidate) = candidates.pop()
+    {
         bytes += candidate.bytes;
         chosen
             .entry(candidate.blob)

@@ -173,7 +173,9 @@ impl Fill<'_> {
             };
             let now = self.blob.cache.now();
             let dest = Dest::from(&mut *buf);
-            if kept.read_checked(&bytes, dest, Wait::UntilDone, false, now) != Look::Done {
+            let look = kept.read_checked(&bytes, dest, Wait::UntilDone, false, now);
+            self.blob.count_damage(look);
+            if look != Look::Done {
                 return;
             }
             if !self.flight.append(buf) {

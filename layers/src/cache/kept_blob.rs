@@ -33,8 +33,8 @@ pub(super) enum Look {
     Pending,
     /// Not all of them are here.
     Missing,
-    /// A block did not match its checksum, or could not be read, and was dropped.
-    Corrupt,
+    /// So many blocks did not match their checksums, or could not be read, and were dropped.
+    Corrupt(u64),
 }
 
 /// Media and record, open.
@@ -132,20 +132,31 @@ impl KeptBlob {
         every: bool,
         now: u32,
     ) -> Look {
+        let mut damaged = 0;
         for block in blocks_of(range) {
             let bytes = self.layout().bytes(&(block..block + 1));
             let start = range.start.max(bytes.start);
-            let piece = dest.take_front(len_of(&(start..range.end.min(bytes.end))));
-            let look = if every || !self.verified.is_verified(&self.record, block) {
-                self.read_block(block, start - bytes.start, piece, wait)
-            } else {
-                self.read_verified(start, piece, wait, now)
-            };
-            if look != Look::Done {
-                return look;
+            let mut piece = dest.take_front(len_of(&(start..range.end.min(bytes.end))));
+            let skip = start - bytes.start;
+            let is_verified = !every && self.verified.is_verified(&self.record, block);
+            let look =
+                match is_verified.then(|| self.read_verified(start, piece.reborrow(), wait, now)) {
+                    Some(Look::Done) => Look::Done,
+                    Some(Look::Pending) => Look::Pending,
+                    _ => self.read_block(block, skip, piece, wait),
+                };
+            match look {
+                Look::Done => {}
+                // Where one block is damaged there may be more: all of them are fetched at once.
+                Look::Corrupt(blocks) => damaged += blocks,
+                Look::Pending | Look::Missing if damaged == 0 => return look,
+                Look::Pending | Look::Missing => break,
             }
         }
-        Look::Done
+        match damaged {
+            0 => Look::Done,
+            _ => Look::Corrupt(damaged),
+        }
     }
 
     /// Checks one block and copies from byte `skip` of it on.
@@ -165,6 +176,9 @@ impl KeptBlob {
         if matches!(read, Ok(Progress::Pending)) {
             return Look::Pending;
         }
+        if read.is_err() {
+            self.mend_length();
+        }
         let right = read.is_ok() && self.record.checksum(block) == Some(crc32c::crc32c(buf));
         if self.record.generation(chunk) != generation || !self.record.is_present(block) {
             return Look::Missing;
@@ -176,12 +190,34 @@ impl KeptBlob {
                 self.media.name(),
                 bytes.start
             );
-            return Look::Corrupt;
+            return Look::Corrupt(1);
         }
         self.verified.mark(&self.record, chunk, generation, mask);
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
         dest.copy_from(buf.get(skip..).unwrap_or_default());
         Look::Done
+    }
+
+    /// Somebody may have cut the media: what is behind the cut must not come back as zeros.
+    fn mend_length(&self) {
+        let layout = self.layout();
+        let found = self
+            .media_file
+            .metadata()
+            .map_or(layout.blob_bytes, |found| found.len());
+        if found >= layout.blob_bytes {
+            return;
+        }
+        log::warn!(
+            "{}: cut to {found} bytes; the rest is fetched again",
+            self.media.name()
+        );
+        for chunk in found / CHUNK_BYTES..layout.chunks() {
+            self.record.give_up(chunk, u64::MAX);
+        }
+        if let Err(error) = self.media_file.set_len(layout.blob_bytes) {
+            log::warn!("{}: {error}", self.media.name());
+        }
     }
 
     /// Writes whole blocks, which nobody has kept yet and the caller has locked, and makes them
@@ -196,6 +232,7 @@ impl KeptBlob {
         now: u32,
         unverified: Option<u64>,
     ) -> io::Result<()> {
+        self.mend_length();
         self.media_file.write_all_at(bytes, first * BLOCK_BYTES)?;
         let checksums: Vec<u32> = bytes.chunks(4096).map(crc32c::crc32c).collect();
         let blocks = first..first + checksums.len() as u64;

@@ -49,6 +49,18 @@ impl ReadAhead {
     pub(super) fn missed(&mut self, range: &Range<u64>) -> Option<Ahead> {
         self.uses += 1;
         let uses = self.uses;
+        let is_ahead = |stream: &&mut Stream| {
+            (stream.next.saturating_sub(stream.window)..stream.next).contains(&range.start)
+        };
+        if let Some(stream) = self.streams.iter_mut().find(is_ahead) {
+            // It waits for what was fetched ahead, and is quicker than that.
+            stream.used = uses;
+            let is_marked = stream
+                .mark
+                .is_some_and(|mark| mark * BLOCK_BYTES < range.end);
+            let next = stream.next;
+            return is_marked.then(|| stream.advance(next));
+        }
         let follows = |stream: &&mut Stream| {
             stream.used > 0 && (stream.next..=stream.next + GAP_BYTES_MAX).contains(&range.start)
         };

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::io::{LockKind, RangeLock, SharedTable, free_bytes};
 use crate::metrics::Metrics;
 
-/// After an eviction that did not make enough room, none is tried for this time.
+/// After an eviction that found nothing to evict, none is tried for this time.
 const FUTILE: Duration = Duration::from_secs(1);
 /// Longest wait for another process that evicts.
 const TURN_WAIT_MAX: Duration = Duration::from_millis(200);
@@ -94,9 +94,10 @@ impl Room {
         if futile_until.is_some_and(|until| Instant::now() < until) {
             return false;
         }
-        self.evict_in_turn(bytes, TURN_WAIT_MAX);
+        let freed = self.evict_in_turn(bytes, TURN_WAIT_MAX);
         let done = self.try_reserve(bytes);
-        *futile_until = (!done).then(|| Instant::now() + FUTILE);
+        let is_futile = !done && freed == Some(0);
+        *futile_until = is_futile.then(|| Instant::now() + FUTILE);
         done
     }
 
@@ -119,6 +120,7 @@ impl Room {
             .map_or(0, |counter| counter.load(Ordering::Relaxed));
         if used > self.limits.bytes || self.free_bytes() < self.limits.floor_bytes {
             let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another process that evicts does this one's work.
             self.evict_in_turn(0, Duration::ZERO);
         }
     }
@@ -181,23 +183,27 @@ impl Room {
         free_bytes(self.directory.handle()).unwrap_or(u64::MAX)
     }
 
-    /// Evicts when no other process does; otherwise waits for that a little.
-    fn evict_in_turn(&self, wanted: u64, patience: Duration) {
+    /// Evicts when no other process does; otherwise waits for that a little. Returns the bytes that this
+    /// one has evicted, if it could.
+    fn evict_in_turn(&self, wanted: u64, patience: Duration) -> Option<u64> {
         let deadline = Instant::now() + patience;
         let waiting = Mutex::new(());
         loop {
             match RangeLock::try_new(&self.usage_file, 0..1, LockKind::Exclusive) {
                 Ok(Some(_turn)) => {
-                    if let Err(error) = self.evict(wanted) {
-                        log::warn!("evict from {}: {error}", self.directory.path().display());
-                    }
-                    return;
+                    return match self.evict(wanted) {
+                        Ok(evicted) => Some(evicted.bytes),
+                        Err(error) => {
+                            log::warn!("evict from {}: {error}", self.directory.path().display());
+                            None
+                        }
+                    };
                 }
                 Ok(None) if Instant::now() < deadline => {
                     let guard = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                     drop(self.turn.wait_timeout(guard, Duration::from_millis(5)));
                 }
-                _ => return,
+                _ => return None,
             }
         }
     }
