@@ -1,6 +1,6 @@
 //! Every bound the engine puts on what it reads, in one place.
 //!
-//! Source: format reference 1.3, 1.4, 1.10, 1.13 (LSMT), 2.4, 2.5 (ZFile).
+//! Source: format reference 1.3, 1.4, 1.10, 1.13 (LSMT), 2.4, 2.5 (ZFile), 4.6 (file lists).
 
 /// The unit of LSMT addresses, in bytes.
 pub const SECTOR_BYTES: u64 = 512;
@@ -51,6 +51,12 @@ pub const PARALLEL_OPENS_MAX: usize = 32;
 
 /// Largest config file that is read.
 pub const CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// Most records of a prefetch trace.
+pub const TRACE_RECORDS_MAX: usize = 1_000_000;
+
+/// Largest list of files to prefetch.
+pub const FILE_LIST_BYTES_MAX: usize = 65536;
 
 const _: () = assert!(MAPPING_SECTORS_MAX < SECTOR_INVALID);
 const _: () = assert!(ZFILE_BLOCK_BYTES_MIN.is_power_of_two());

@@ -17,6 +17,7 @@ mod writable;
 
 pub use lower::lower_path;
 pub use open::{layer_configs, open_apart};
+use remote::Purpose;
 use writable::Writable;
 
 use std::path::Path;
@@ -61,7 +62,7 @@ impl Image {
         let config = ImageConfig::load(config_path)?;
         let name = config_path.display().to_string();
         result_file::check(config_path, &config)?;
-        let opened = open::open_image(&config, service, access);
+        let opened = open::open_image(&config, service, access, Purpose::Serve);
         if let Err(error) = result_file::write(&config.result_file, &opened) {
             // Whoever waits for the file will not see it, but the disk itself is right.
             log::warn!("{error}");
@@ -74,12 +75,14 @@ impl Image {
         Ok(image)
     }
 
-    /// As [`Image::open`] for a config that was already read; writes no result file.
+    /// As [`Image::open`] for a config that was already read, for tools: writes no result file,
+    /// neither records nor replays a trace.
     ///
     /// # Errors
     /// As [`Image::open`].
     pub fn open_layers(config: &ImageConfig, service: &Service, access: Access) -> Result<Self> {
-        open::open_image(config, service, access).map_err(open::OpenFailure::into_error)
+        open::open_image(config, service, access, Purpose::Inspect)
+            .map_err(open::OpenFailure::into_error)
     }
 
     /// Stacks layers that are already open, bottom first. `digest` names the top layer when it

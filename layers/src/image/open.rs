@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Image;
 use super::lower::{OpenedLower, open_lower};
-use super::remote::{self, Opening};
+use super::remote::{self, Opening, Purpose};
 use crate::config::{ImageConfig, LowerConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Access;
@@ -56,11 +56,12 @@ pub(super) fn open_image(
     config: &ImageConfig,
     service: &Service,
     access: Access,
+    purpose: Purpose,
 ) -> std::result::Result<Image, OpenFailure> {
     check_supported(config)?;
     // The C++ daemon has no words for an upper that does not open, or a failure to stack.
     let silent = |error| OpenFailure::new(String::new(), error);
-    let opening = Opening::new(config, service).map_err(silent)?;
+    let opening = Opening::new(config, service, purpose).map_err(silent)?;
     let lowers = layer_configs(config);
     let (mut layers, remotes) = Opening::split(open_lowers(&opening, lowers)?);
     let (data, index) = (&config.upper.data, &config.upper.index);
@@ -89,7 +90,7 @@ pub(super) fn open_image(
 /// As [`Image::open`].
 pub fn open_apart(config: &ImageConfig, service: &Service) -> Result<(Vec<Layer>, Option<Layer>)> {
     check_supported(config).map_err(OpenFailure::into_error)?;
-    let opening = Opening::new(config, service)?;
+    let opening = Opening::new(config, service, Purpose::Inspect)?;
     let opened = open_lowers(&opening, layer_configs(config));
     let (lowers, _) = Opening::split(opened.map_err(OpenFailure::into_error)?);
     let upper = match config.upper.is_present() {

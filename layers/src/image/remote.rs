@@ -22,6 +22,15 @@ use crate::service::Service;
 /// An image that cannot be opened in this time is not opened, as in the C++ daemon.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 
+/// What an image is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be somebody's disk: its reads may be recorded, and known ones replayed.
+    Serve,
+    /// To be looked at or copied by a tool, whose reads say nothing about the next boot.
+    Inspect,
+}
+
 /// A disk whose lowers are being opened.
 #[derive(Debug)]
 pub(super) struct Opening<'a> {
@@ -41,10 +50,17 @@ pub(super) struct Background {
 }
 
 impl<'a> Opening<'a> {
-    pub(super) fn new(config: &'a ImageConfig, service: &'a Service) -> Result<Self> {
+    pub(super) fn new(
+        config: &'a ImageConfig,
+        service: &'a Service,
+        purpose: Purpose,
+    ) -> Result<Self> {
         Ok(Self {
             config,
-            prefetch: Prefetch::prepare(config, service)?,
+            prefetch: match purpose {
+                Purpose::Serve => Prefetch::prepare(config, service)?,
+                Purpose::Inspect => Prefetch::none(service),
+            },
             service,
             journal: Arc::default(),
             patience: Arc::new(Patience::new(OPEN_PATIENCE)),

@@ -103,6 +103,18 @@ impl Stack {
         self.sources.len()
     }
 
+    /// The decoded bytes of layer `number`, counted from the bottom, as a config lists them.
+    #[must_use]
+    pub fn source(&self, number: usize) -> Option<&dyn ReadAt> {
+        self.sources.iter().rev().nth(number).map(AsRef::as_ref)
+    }
+
+    /// The number, counted from the bottom, of the layer that mappings with `tag` belong to.
+    #[must_use]
+    pub fn number_of(&self, tag: u8) -> Option<usize> {
+        self.layer_count().checked_sub(usize::from(tag) + 1)
+    }
+
     /// The merged index.
     #[must_use]
     pub fn index(&self) -> &Index {

@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Diff(DiffArgs),
     Bench(BenchArgs),
+    Trace(TraceArgs),
 }
 
 /// Turn a raw disk image into one sealed, compressed layer. Holes and zeros are left out.
@@ -131,6 +132,25 @@ pub(crate) struct BenchArgs {
     /// How long to read.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86400))]
     pub(crate) seconds: u32,
+}
+
+/// Look at prefetch traces.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TraceArgs {
+    #[command(subcommand)]
+    pub(crate) command: TraceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Check a trace and print how much of which layer it reads.
+    Show {
+        /// Trace file.
+        file: PathBuf,
+        /// List every read as well: layer, first byte, number of bytes.
+        #[arg(long)]
+        records: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,6 +7,7 @@ mod diff;
 mod export;
 mod import;
 mod info;
+mod trace;
 mod verify;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Verify(command) => verify::run(command, args.json),
         Command::Diff(command) => diff::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
+        Command::Trace(command) => trace::run(command, args.json),
     };
     let code = done.unwrap_or_else(|error| fail(&error));
     console::exit_code(code, ExitCode::FAILURE)
