@@ -18,6 +18,7 @@ pub mod error;
 pub mod image;
 pub mod io;
 pub mod limits;
+pub mod log_file;
 pub mod lsmt;
 pub mod metrics;
 pub mod prefetch;

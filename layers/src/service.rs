@@ -40,6 +40,7 @@ impl Service {
     #[must_use]
     pub fn new(config: ServiceConfig) -> Self {
         Self(Arc::new(Inner {
+            audit: Arc::new(Audit::new(config.audit_path.as_deref())),
             config,
             ..Inner::default()
         }))

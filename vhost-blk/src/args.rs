@@ -49,7 +49,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub service_config: Option<PathBuf>,
 
-    /// Least severe messages to log on stderr: off, error, warn, info, debug or trace
+    /// Least severe messages to log, on stderr or to the log file of the service configuration: off,
+    /// error, warn, info, debug or trace
     /// (default: what the service configuration says)
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LevelFilter>,

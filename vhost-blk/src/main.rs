@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use layers::log_file::LogOutput;
 use log::LevelFilter;
 use vhost_blk::{args::Args, serve};
 
@@ -18,13 +19,18 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
+    let log_output = LogOutput::default();
     env_logger::Builder::new()
         .filter_level(LevelFilter::Trace)
+        .target(env_logger::Target::Pipe(Box::new(log_output.clone())))
         .init();
     log::set_max_level(args.log_level.unwrap_or(LevelFilter::Info));
-    match serve::run(&args) {
+    match serve::run(&args, &log_output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if log_output.is_file() {
+                log::error!("{error}");
+            }
             // Also when logging is off.
             drop(writeln!(std::io::stderr(), "overlaybd-vhost-blk: {error}"));
             ExitCode::FAILURE

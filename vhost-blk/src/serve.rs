@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use layers::Service;
 use layers::config::ImageConfig;
+use layers::log_file::LogOutput;
 use layers::{Access, ErrorKind, Image};
 use log::LevelFilter;
 
@@ -60,12 +61,14 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Serves the disks that `args` names until SIGTERM or SIGINT. Blocks.
+/// Serves the disks that `args` names until SIGTERM or SIGINT. Blocks. `log_output` is told the log
+/// file that the service config names, if it names one.
 ///
 /// # Errors
-/// When an image cannot be opened, a socket not bound, or a disk not served any more.
-pub fn run(args: &Args) -> Result<(), Error> {
+/// When the log file or an image cannot be opened, a socket not bound, or a disk not served any more.
+pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     let service = Service::load_or_default(args.service_config.as_deref())?;
+    log_output.use_file_of(&service.config().log)?;
     if args.log_level.is_none() {
         log::set_max_level(level(&service));
     }

@@ -19,6 +19,7 @@ use crate::error::{ErrorKind, Result};
 
 const OP: &str = "read service config";
 const DEFAULT_PATH: &str = "/etc/overlaybd/overlaybd.json";
+const AUDIT_PATH: &str = "/var/log/overlaybd-audit.log";
 
 /// Reads of a running disk wait this long for an origin that is gone, as in the C++ daemon.
 const READ_RETRY: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -156,9 +157,13 @@ impl Raw {
                 .registry_cache_size_gb
                 .unwrap_or(CacheConfig::default().size_gib);
         }
+        // Unlike the C++ daemon, nothing is audited that no key asks for: it would be to a place that
+        // only root can write.
+        let wanted = self.enable_audit.unwrap_or(self.audit_path.is_some());
         let audit_path = self
             .audit_path
-            .filter(|path| self.enable_audit.unwrap_or(true) && !path.as_os_str().is_empty());
+            .or_else(|| Some(PathBuf::from(AUDIT_PATH)))
+            .filter(|path| wanted && !path.as_os_str().is_empty());
         ServiceConfig {
             log: log.check(),
             cache,
@@ -217,6 +222,19 @@ mod tests {
         assert_eq!(new.kind, Some(CacheKind::Ocf));
         let error = ServiceConfig::parse(br#"{"cacheConfig":{"cacheType":"x"}}"#).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn audit_is_on_when_a_key_asks_for_it() {
+        let path = |text: &str| {
+            let path = ServiceConfig::parse(text.as_bytes()).unwrap().audit_path;
+            path.map(|path| path.to_str().unwrap().to_owned())
+        };
+        assert_eq!(path("{}"), None);
+        assert_eq!(path(r#"{"enableAudit":true}"#).as_deref(), Some(AUDIT_PATH));
+        assert_eq!(path(r#"{"auditPath":"/a"}"#).as_deref(), Some("/a"));
+        assert_eq!(path(r#"{"enableAudit":false,"auditPath":"/a"}"#), None);
+        assert_eq!(path(r#"{"enableAudit":true,"auditPath":""}"#), None);
     }
 
     #[test]

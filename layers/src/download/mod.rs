@@ -2,14 +2,27 @@
 //!
 //! image -> **download** -> cache, registry
 //!
+//! One thread a disk: after a delay it fills `.download` in a layer's directory, checks its digest,
+//! renames it to `overlaybd.commit` and lets the disk read that ([`Switch`]); then the next layer.
+//!
 //! Source: format reference 4.4.
 
+mod attempt;
+mod clock;
+mod fill;
+mod pace;
+mod partial_file;
 mod switch;
+mod worker;
 
 pub use switch::Switch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use clock::{Clock, Stop};
+use worker::Worker;
 
 use crate::audit::Audit;
 use crate::cache::CachedBlob;
@@ -36,17 +49,62 @@ pub struct RemoteLayer {
 
 /// The download of one disk's layers; ends when dropped.
 #[derive(Debug)]
-pub struct Download {}
+pub struct Download {
+    stop: Arc<Stop>,
+}
 
 impl Download {
-    /// Starts the thread that waits, then downloads one layer after the other.
+    /// Starts the thread that waits, then downloads one layer after the other. Where no thread can be
+    /// had nothing is downloaded, and the log says so.
     #[must_use]
     pub fn start(
-        _config: &DownloadConfig,
-        _layers: Vec<RemoteLayer>,
-        _metrics: &Arc<Metrics>,
-        _audit: &Arc<Audit>,
+        config: &DownloadConfig,
+        mut layers: Vec<RemoteLayer>,
+        metrics: &Arc<Metrics>,
+        audit: &Arc<Audit>,
     ) -> Self {
-        Self {}
+        let stop = Arc::new(Stop::default());
+        layers.retain(|layer| !layer.dir.as_os_str().is_empty());
+        if layers.is_empty() {
+            return Self { stop };
+        }
+        let shared = Shared {
+            clock: Arc::clone(&stop) as _,
+            metrics: Arc::clone(metrics),
+            audit: Arc::clone(audit),
+        };
+        let worker = Worker::new(config, layers, shared);
+        let thread = std::thread::Builder::new().name("download".to_owned());
+        if let Err(error) = thread.spawn(move || worker.run()) {
+            log::error!("no background download: cannot start a thread: {error}");
+        }
+        Self { stop }
+    }
+}
+
+/// The thread ends at the next piece; it is not waited for, since its server may let it wait.
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}
+
+/// What all parts of a download use.
+#[derive(Debug)]
+struct Shared {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
+}
+
+impl Shared {
+    fn count_bytes(&self, bytes: u64) {
+        self.metrics
+            .download_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn count_layer(&self) {
+        self.metrics.download_layers.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -2,17 +2,25 @@
 //!
 //! tar -> **switch** -> cached blob | local file
 //!
-//! Invariant: both have the same bytes, so a read that began before the switch may end after it.
+//! Invariants
+//! - both have the same bytes, so a read that began before the switch may end after it;
+//! - neither a read nor the switch ever waits for the other; the cached blob goes with its last read.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use crate::audit::Audit;
 use crate::cache::CachedBlob;
 use crate::dest::Dest;
 use crate::error::Result;
 use crate::io::LocalFile;
+use crate::metrics::Metrics;
 use crate::read_at::{Progress, ReadAt, Wait};
+
+/// Reads of the layer's own file that take so long are audited, as in the C++ daemon.
+const SLOW: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 enum Current {
@@ -26,16 +34,20 @@ pub struct Switch {
     current: ArcSwap<Current>,
     name: String,
     size: u64,
+    metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
 }
 
 impl Switch {
     /// Reads `cached` for now.
     #[must_use]
-    pub fn new(cached: Arc<CachedBlob>) -> Self {
+    pub fn new(cached: Arc<CachedBlob>, metrics: &Arc<Metrics>, audit: &Arc<Audit>) -> Self {
         Self {
             name: cached.name().to_owned(),
             size: cached.size(),
             current: ArcSwap::from_pointee(Current::Cached(cached)),
+            metrics: Arc::clone(metrics),
+            audit: Arc::clone(audit),
         }
     }
 
@@ -48,6 +60,21 @@ impl Switch {
     #[must_use]
     pub fn is_local(&self) -> bool {
         matches!(**self.current.load(), Current::Local(_))
+    }
+
+    fn read_local(&self, file: &LocalFile, offset: u64, dest: Dest<'_>) -> Result<Progress> {
+        let (started, len) = (Instant::now(), dest.len());
+        let read = file.read_at(offset, dest, Wait::UntilDone);
+        let latency = started.elapsed();
+        if latency >= SLOW {
+            let size = match &read {
+                Ok(_) => i64::try_from(len).unwrap_or(i64::MAX),
+                Err(_) => -1,
+            };
+            let (event, path) = ("file:pread", file.name());
+            self.audit.record(event, path, offset, size, latency);
+        }
+        read
     }
 }
 
@@ -62,9 +89,15 @@ impl ReadAt for Arc<Switch> {
     }
 
     fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
-        match &**self.current.load() {
-            Current::Cached(cached) => cached.read_at(offset, dest, wait),
-            Current::Local(file) => file.read_at(offset, dest, wait),
+        match (&**self.current.load(), wait) {
+            (Current::Cached(cached), Wait::Never) => cached.read_at(offset, dest, wait),
+            (Current::Cached(cached), Wait::UntilDone) => {
+                // The download makes room for it.
+                let _waits = self.metrics.guest_waits.enter();
+                cached.read_at(offset, dest, wait)
+            }
+            (Current::Local(file), Wait::Never) => file.read_at(offset, dest, wait),
+            (Current::Local(file), Wait::UntilDone) => self.read_local(file, offset, dest),
         }
     }
 

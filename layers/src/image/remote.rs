@@ -90,7 +90,11 @@ impl<'a> Opening<'a> {
             digest: lower.digest.clone(),
             size: cached.size(),
             source,
-            switch: Arc::new(Switch::new(Arc::clone(&cached))),
+            switch: Arc::new(Switch::new(
+                Arc::clone(&cached),
+                self.service.metrics(),
+                self.service.audit(),
+            )),
             cached,
         })
     }

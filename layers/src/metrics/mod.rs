@@ -4,8 +4,10 @@
 //!
 //! Invariant: counting takes no lock and allocates nothing.
 
+mod guest_waits;
 mod journal;
 
+pub use guest_waits::{GuestWait, GuestWaits};
 pub use journal::{Cause, Journal};
 
 use std::sync::atomic::AtomicU64;
@@ -37,6 +39,8 @@ pub struct Metrics {
     pub cache_evicted_bytes: AtomicU64,
     /// Blocks that did not match their checksum and were dropped.
     pub cache_corrupt_blocks: AtomicU64,
+    /// Reads of guests that wait for an origin; not a counter.
+    pub guest_waits: GuestWaits,
     /// Bytes that background downloads have fetched or copied.
     pub download_bytes: AtomicU64,
     /// Layers that are whole on this host thanks to a background download.

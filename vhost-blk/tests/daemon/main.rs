@@ -5,6 +5,7 @@ mod blkio_client;
 mod frontend;
 mod killed;
 mod life;
+mod log_file;
 mod process;
 mod protocol;
 mod whole_disk;
