@@ -90,10 +90,13 @@ impl Transfer {
                 backoff.reset();
             }
             let wait = failure.retry_after.unwrap_or_else(|| backoff.next_wait());
+            // Whoever waits is promised all of the time: the last attempt comes just before its end.
             let left = self.deadline.saturating_duration_since(Instant::now());
-            if wait >= left {
+            let last_attempt = left.saturating_sub(self.client.timing.backoff_first);
+            if last_attempt.is_zero() {
                 return Err(self.give_up(Some(failure), began, attempts));
             }
+            let wait = wait.min(last_attempt);
             log::debug!("{}: {}; again in {wait:?}", self.blob.url, failure.words);
             last = Some(failure);
             tokio::time::sleep(wait).await;

@@ -177,7 +177,8 @@ fn signed_urls_of_two_seconds_are_renewed_and_never_see_the_token() {
     let tokens = TokenServer::start(TokenOptions::life(3600)).unwrap();
     let gate = Proxy::start(redirecting.address()).unwrap();
     gate.demand_tokens(&tokens);
-    let host = Host::new();
+    // Many small requests, so that they go on for longer than a URL lives.
+    let host = Host::new().with_refill(4096);
     let disk = host.open(&gate.repo_blob_url(REPO), &blobs).unwrap();
     redirecting.set_target_delay(Duration::from_millis(100));
     read_for(Duration::from_secs(10), &disk, &image.disk);

@@ -36,7 +36,7 @@ struct Totals {
 
 fn push_images(registry: &DockerRegistry) -> Vec<Pushed> {
     let push = |seed| {
-        let disk_bytes = 4096 * fastrand::Rng::with_seed(seed).usize(16..128);
+        let disk_bytes = 4096 * fastrand::Rng::with_seed(seed).usize(16..512);
         let layers = usize::try_from(seed % 3 + 1).unwrap();
         let image = Layered::new(seed, disk_bytes, layers);
         let blobs = image.push(registry);
@@ -101,7 +101,10 @@ fn run(seed: u64, registry: &DockerRegistry, pushed: &Pushed, totals: &Totals) {
         kinds = vec![Fault::FlippedBit];
     }
     proxy.set_faults(Faults::random(seed, random.u32(50..400), kinds));
-    let host = Host::new().with("readRetrySeconds", json!(20));
+    let mut host = Host::new().with("readRetrySeconds", json!(20));
+    if random.bool() {
+        host = host.with_refill(4096 << random.u32(..5));
+    }
     let read = |strict: bool, seed: u64| {
         let count = |result: layers::Result<()>| {
             totals.reads.fetch_add(1, Ordering::Relaxed);

@@ -151,6 +151,12 @@ impl Host {
         self
     }
 
+    /// With misses that are rounded out to so many bytes.
+    pub(crate) fn with_refill(mut self, bytes: u64) -> Self {
+        self.settings["cacheConfig"]["refillSize"] = json!(bytes);
+        self
+    }
+
     /// With a name and a password for what listens at `host`.
     pub(crate) fn with_login(self, host: &str, user: &str, password: &str) -> Self {
         let file = self.dir.path().join("credentials.json");
