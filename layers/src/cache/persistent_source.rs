@@ -66,15 +66,15 @@ impl<S: RangeSource> RangeSource for PersistentSource<S> {
                 });
             let Err(error) = fetched else { return Ok(()) };
             let is_remote = matches!(error.kind(), ErrorKind::Remote(_)) && !is_refused;
-            let may_wait = urgency == Urgency::Guest && self.patience.is_running();
+            let is_guest = urgency == Urgency::Guest;
             if start > before {
                 pause = PAUSE_FIRST;
             }
-            if !is_remote || !may_wait || Instant::now() + pause >= deadline {
+            let is_time_left = Instant::now() + pause < deadline;
+            if !is_remote || !is_guest || !is_time_left || !self.patience.pause(pause) {
                 return Err(error);
             }
-            log::warn!("{error}; a guest waits, so it is asked again in {pause:?}");
-            std::thread::sleep(pause);
+            log::warn!("{error}; a guest waits, so it is asked again");
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
@@ -107,12 +107,13 @@ mod tests {
             sink: &mut Sink<'_>,
         ) -> Result<()> {
             let mut left = self.0.lock().unwrap();
-            let bytes: Vec<u8> = (range.start..range.end).map(|n| n as u8).collect();
+            let bytes: Vec<u8> = (0_u8..8).collect();
             if *left == 0 {
-                return sink(&bytes);
+                return sink(&bytes[usize::try_from(range.start).unwrap()..]);
             }
             *left -= 1;
-            sink(&bytes[..1])?;
+            let first = usize::try_from(range.start).unwrap();
+            sink(&bytes[first..=first])?;
             let kind = ErrorKind::Remote(Remote::Unauthorized);
             Err(Error::new(kind, "fetch blob", "401"))
         }

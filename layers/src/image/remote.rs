@@ -45,6 +45,7 @@ pub(super) struct Opening<'a> {
 /// What goes on behind an open disk; ends with it.
 #[derive(Debug)]
 pub(super) struct Background {
+    patience: Arc<Patience>,
     journal: Arc<Journal>,
     _prefetch: Prefetch,
     _download: Option<Download>,
@@ -146,6 +147,7 @@ impl<'a> Opening<'a> {
         let download =
             is_served && settings.enable && !self.prefetch.is_recording() && !wanted.is_empty();
         Background {
+            patience: self.patience,
             _download: download.then(|| {
                 let (metrics, audit) = (self.service.metrics(), self.service.audit());
                 let floor = service.cache.free_floor_mib.saturating_mul(1 << 20);
@@ -160,6 +162,12 @@ impl<'a> Opening<'a> {
 impl Background {
     pub(super) fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.patience.close();
     }
 }
 
