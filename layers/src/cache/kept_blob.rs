@@ -114,8 +114,8 @@ impl KeptBlob {
         let read = self.media.read_at(offset, dest, wait);
         // The generations must be read after the bytes.
         std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
-        match (read, self.verified.stamp(&self.record, &blocks, now)) {
-            (Ok(Progress::Done), Some(after)) if after == before => Look::Done,
+        match (read, self.record.is_unchanged(&blocks, before)) {
+            (Ok(Progress::Done), true) => Look::Done,
             (Ok(Progress::Pending), _) => Look::Pending,
             // What cannot be read is looked at block by block.
             _ => Look::Missing,
