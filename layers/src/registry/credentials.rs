@@ -154,12 +154,18 @@ pub(super) enum Found {
 }
 
 /// Asks the source of the config, each time anew.
-#[derive(Debug)]
 pub(super) struct Store {
     source: CredentialSource,
     asker: Option<Asker>,
     /// Did the last search fail? So that each trouble is logged once.
     troubled: AtomicBool,
+}
+
+/// The source may be a URL that holds a password.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.place())
+    }
 }
 
 impl Store {

@@ -62,6 +62,8 @@ impl Client {
         let mut way = blob.route.way();
         let mut turn = None;
         if matches!(way, Way::Unknown) {
+            // Who waits for a token does so together with all others, without holding them up.
+            drop(blob.repository.grant(self).await?);
             turn = tokio::time::timeout(TURN, blob.route.turn.lock())
                 .await
                 .ok();

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::server::{Reply, Server};
-use crate::support::{Client, DIGEST, check, data};
+use crate::support::{Client, DIGEST, data, fetch_within};
 
 const URL: &str = "http://registry.invalid/v2/a/blobs";
 
@@ -34,5 +34,6 @@ fn a_proxy_of_the_environment_is_used_and_an_exception_is_heeded() {
 fn fetches_by_its_environment() {
     let registry = Client::new().start().unwrap();
     let blob = registry.blob(URL, DIGEST, None).unwrap();
-    check(&blob, 10, 20);
+    let bytes = fetch_within(&blob, 10, 20, 5).unwrap();
+    assert_eq!(bytes, &data()[10..20]);
 }

@@ -21,7 +21,8 @@ pub(crate) const SIZE: usize = 300_000;
 
 /// Never the same byte at the same place of two different pages.
 pub(crate) fn data() -> Vec<u8> {
-    (0..SIZE).map(|at| ((at * 7) ^ (at >> 9)) as u8).collect()
+    let byte = |at: usize| u8::try_from(((at * 7) ^ (at >> 9)) & 0xff).unwrap();
+    (0..SIZE).map(byte).collect()
 }
 
 /// A client, its settings and what it counts.
@@ -112,7 +113,8 @@ pub(crate) fn fetch_within(blob: &Blob, start: u64, end: u64, seconds: u64) -> R
 
 /// Fetches a range and compares it.
 pub(crate) fn check(blob: &Blob, start: u64, end: u64) {
-    let (from, to) = (start as usize, end as usize);
+    let place = |at| usize::try_from(at).unwrap();
+    let (from, to) = (place(start), place(end));
     match fetch(blob, start, end) {
         Ok(bytes) => assert!(bytes == data()[from..to], "other bytes"),
         Err(error) => panic!("{error}"),

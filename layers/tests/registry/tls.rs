@@ -1,5 +1,7 @@
 //! Certificates: the registry's and the client's.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,12 +121,22 @@ fn a_certificate_for_another_host_is_refused() {
 
 #[test]
 fn a_plain_server_where_tls_was_expected_is_a_tls_failure() {
-    let plain = crate::support::open_registry();
-    let url = plain.url("/v2/a/blobs").replace("http:", "https:");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/v2/a/blobs", listener.local_addr().unwrap());
+    let plain = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 64]).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .unwrap();
+        // Until the client has seen enough.
+        drop(std::io::copy(&mut stream, &mut std::io::sink()));
+    });
     let registry = Client::new().start().unwrap();
     let blob = registry.blob(&url, crate::support::DIGEST, None).unwrap();
     let error = fetch_within(&blob, 0, 10, 5).unwrap_err();
     assert_eq!(remote(&error), Remote::Tls, "{error}");
+    plain.join().unwrap();
 }
 
 fn with_identity(authority: &Authority, identity: &Identity) -> Client {
@@ -230,6 +242,10 @@ fn a_credential_server_is_trusted_by_its_own_authority_and_sees_the_clients_cert
     assert_eq!(server.requests().len(), 1);
     client.file("ca.pem", &Authority::new().pem);
     let error = fetch(&client.blob(&guarded), 0, 10).unwrap_err();
-    assert_eq!(remote(&error), Remote::Tls, "{error}");
+    assert_eq!(remote(&error), Remote::Unauthorized, "{error}");
+    assert!(
+        error.to_string().contains("TLS with credential server"),
+        "{error}"
+    );
     assert_eq!(server.requests().len(), 1);
 }
