@@ -39,7 +39,8 @@ const EXTENSION: &str = "trace";
 /// The recording of one disk.
 #[derive(Debug)]
 pub(super) struct Auto {
-    path: PathBuf,
+    /// Of the trace, in its directory.
+    name: String,
     recorder: Arc<Recorder>,
     closing: Arc<Closing>,
     thread: Option<JoinHandle<()>>,
@@ -47,38 +48,35 @@ pub(super) struct Auto {
 
 impl Auto {
     /// `None` for an image that has no name: not all of its layers have digests.
-    pub(super) fn prepare(config: &ImageConfig, cache_dir: &Path) -> Option<Self> {
+    pub(super) fn prepare(config: &ImageConfig) -> Option<Self> {
         let digests = || config.lowers.iter().map(|lower| lower.digest.as_str());
         if config.lowers.is_empty() || digests().any(str::is_empty) {
             log::info!("automatic trace: not every layer has a digest: nothing is recorded");
             return None;
         }
-        let name = format!("{}.{EXTENSION}", key(digests()));
         Some(Self {
-            path: cache_dir.join("traces").join(name),
+            name: format!("{}.{EXTENSION}", key(digests())),
             recorder: Arc::new(Recorder::new(Detail::First)),
             closing: Arc::default(),
             thread: None,
         })
     }
 
-    /// What an earlier boot left behind.
-    pub(super) fn known_trace(&self) -> Option<PathBuf> {
-        self.path.is_file().then(|| self.path.clone())
-    }
-
     pub(super) fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder
     }
 
-    /// The disk is open. One without remote layers is not recorded.
-    pub(super) fn begin(&mut self, is_remote: bool) {
-        if !is_remote {
+    /// The disk is open. What an earlier boot left behind in `cache_dir`; `None` for the directory
+    /// of a disk without remote layers, which is not recorded.
+    pub(super) fn begin(&mut self, cache_dir: Option<&Path>) -> Option<PathBuf> {
+        let Some(cache_dir) = cache_dir else {
             self.recorder.stop();
-            return;
-        }
+            return None;
+        };
+        let path = cache_dir.join("traces").join(&self.name);
+        let known = path.is_file().then(|| path.clone());
         let saver = Saver {
-            path: self.path.clone(),
+            path,
             recorder: Arc::clone(&self.recorder),
             known: Vec::new(),
         };
@@ -88,6 +86,7 @@ impl Auto {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => log::warn!("automatic trace: no thread: {error}: nothing is recorded"),
         }
+        known
     }
 }
 

@@ -35,6 +35,7 @@ pub use file_list::{FileList, FileListEntry};
 pub use summary::LayerReads;
 pub use trace::{TRACE_BYTES_MAX, Trace, TraceRecord, encode, is_trace};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use auto::Auto;
@@ -95,9 +96,8 @@ impl Prefetch {
             prefetch.replay = Source::of_acceleration_layer(config);
         } else if trace.as_os_str().is_empty() {
             if service.config().prefetch.auto
-                && let Some(auto) = Auto::prepare(config, &service.config().cache.dir)
+                && let Some(auto) = Auto::prepare(config)
             {
-                prefetch.replay = auto.known_trace().map(Source::File);
                 prefetch.record = Record::Auto(auto);
             }
         } else {
@@ -152,7 +152,10 @@ impl Prefetch {
         match &mut self.record {
             Record::Nothing => {}
             Record::Asked(recording) => recording.begin(),
-            Record::Auto(auto) => auto.begin(!cached.is_empty()),
+            Record::Auto(auto) => {
+                let directory = (!cached.is_empty()).then(|| cache_directory(&self.service));
+                self.replay = auto.begin(directory.as_deref()).map(Source::File);
+            }
         }
         let Some(source) = self.replay.take() else {
             return;
@@ -173,6 +176,14 @@ impl Prefetch {
         if let Err(error) = thread.spawn(replay) {
             log::warn!("prefetch: no thread: {error}: nothing is prefetched");
         }
+    }
+}
+
+/// Where the cache of this process really is, which need not be where it was asked for.
+fn cache_directory(service: &Service) -> PathBuf {
+    match service.remote() {
+        Ok(remote) => remote.cache.path().to_owned(),
+        Err(_) => service.config().cache.dir.clone(),
     }
 }
 
