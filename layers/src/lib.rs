@@ -15,6 +15,7 @@ pub mod config;
 pub mod dest;
 pub mod download;
 pub mod error;
+pub mod exporter;
 pub mod image;
 pub mod io;
 pub mod limits;

@@ -46,8 +46,8 @@ pub const ZFILE_BLOCK_GROWTH_BYTES_MAX: u32 = 516;
 /// Most threads that compress one zfile.
 pub const ZFILE_WRITER_THREADS_MAX: usize = 256;
 
-/// Most lowers opened at once.
-pub const PARALLEL_OPENS_MAX: usize = 32;
+/// Most lowers opened at once. Opening a remote one is waiting for a few round trips.
+pub const PARALLEL_OPENS_MAX: usize = 128;
 
 /// Largest config file that is read.
 pub const CONFIG_BYTES_MAX: u64 = 4 << 20;

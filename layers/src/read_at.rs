@@ -71,6 +71,11 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Does it check what it reads against checksums inside the file?
+    fn is_checked(&self) -> bool {
+        false
+    }
+
     /// Where in the blob at the bottom of the read path the bytes of `range` are stored.
     fn stored_range(&self, range: Range<u64>) -> Range<u64> {
         range

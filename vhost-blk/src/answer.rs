@@ -8,10 +8,13 @@
 //!   that is written, goes through a private buffer of at most [`BOUNCE_BYTES_MAX`].
 //! - a request that is not done now may leave part of its work, never a status: it is repeated as a
 //!   whole elsewhere.
+//! - a request counts when its status is written.
 //! - no allocation once the buffers have grown, except for a request that is not done now.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use layers::metrics::{self, Lane};
 use layers::{Dest, Progress, Wait, WriteBatch};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -62,6 +65,32 @@ pub struct Pending {
     /// The data of a read, or of a write that is not copied yet.
     pub data: Vec<Segment>,
     status: GuestAddress,
+    tally: Tally,
+    /// When it was found that it may block.
+    since: Option<Instant>,
+}
+
+/// What a request counts as.
+#[derive(Debug, Clone, Copy)]
+struct Tally {
+    operation: metrics::Operation,
+    /// Bytes of data, if it succeeds.
+    bytes: u64,
+}
+
+impl Tally {
+    #[inline]
+    fn of(operation: Operation) -> Self {
+        let (operation, bytes) = match operation {
+            Operation::Read(extent) => (metrics::Operation::Read, extent.len),
+            Operation::Write(extent) => (metrics::Operation::Write, extent.len),
+            Operation::Zero => (metrics::Operation::Zero, 0),
+            Operation::Flush => (metrics::Operation::Flush, 0),
+            Operation::GetId | Operation::Refuse(_) => (metrics::Operation::Other, 0),
+        };
+        let bytes = bytes as u64;
+        Self { operation, bytes }
+    }
 }
 
 /// How a chain was dealt with.
@@ -93,12 +122,13 @@ pub struct Answerer {
     batch: WriteBatch,
     /// Something was staged since the last commit.
     has_staged: bool,
+    lane: Lane,
 }
 
 impl Answerer {
-    /// Nothing in its buffers yet.
+    /// Nothing in its buffers yet; counts in `lane`.
     #[must_use]
-    pub fn new(cache: Arc<CacheMode>) -> Self {
+    pub fn new(cache: Arc<CacheMode>, lane: Lane) -> Self {
         Self {
             cache,
             chain: Chain::default(),
@@ -106,7 +136,14 @@ impl Answerer {
             ranges: Vec::new(),
             batch: WriteBatch::default(),
             has_staged: false,
+            lane,
         }
+    }
+
+    /// Where the requests of this worker count.
+    #[must_use]
+    pub fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Answers the chain at `head`. Does not block, but for what [`WritePace`] says.
@@ -121,12 +158,14 @@ impl Answerer {
     ) -> Answer {
         if let Err(fault) = self.chain.walk(ring, memory, head) {
             disk.report(format_args!("dropped a request: {fault}"));
-            return Answer::Done(0);
+            return self.dropped();
         }
         let Some(request) = Request::parse(&mut self.chain, memory, disk, &mut self.ranges) else {
             disk.report(format_args!("dropped a request: no room for a status"));
-            return Answer::Done(0);
+            return self.dropped();
         };
+        let tally = Tally::of(request.operation);
+        self.lane.began(tally.operation);
         let step = match request.operation {
             Operation::Read(extent) => self.read(disk, memory, extent),
             Operation::Write(extent) => self.write(disk, memory, extent),
@@ -138,24 +177,33 @@ impl Answerer {
             Operation::Refuse(status) => Err(status),
         };
         let status = request.status;
-        let pending = |data: &[Segment]| Pending {
+        let pending = |data: &[Segment], since| Pending {
             data: data.to_vec(),
             status,
+            tally,
+            since,
         };
+        let now = |outcome| Answer::Done(self.finish(memory, (status, tally), outcome));
         match step {
-            Ok(Step::Done(written)) => Answer::Done(finish(memory, status, Ok(written))),
-            Err(error) => Answer::Done(finish(memory, status, Err(error))),
-            Ok(Step::Staged) => Answer::Staged(pending(&[])),
+            Ok(Step::Done(written)) => now(Ok(written)),
+            Err(error) => now(Err(error)),
+            Ok(Step::Staged) => Answer::Staged(pending(&[], None)),
             Ok(Step::Deferred(task)) => {
                 let data = match task {
                     Task::Read(_) => self.chain.writable(),
                     Task::Write { .. } => self.chain.readable(),
                     Task::Zero { .. } | Task::Flush => &[],
                 };
-                let pending = pending(data);
+                let pending = pending(data, Some(Instant::now()));
                 Answer::Deferred(task, pending)
             }
         }
+    }
+
+    /// A chain that cannot be answered.
+    fn dropped(&self) -> Answer {
+        self.lane.failed(metrics::Operation::Other);
+        Answer::Done(0)
     }
 
     fn read(&mut self, disk: &Disk, memory: &GuestMemory, extent: Extent) -> Result<Step, Status> {
@@ -260,6 +308,70 @@ impl Answerer {
         SegmentCursor::new(self.chain.writable()).write(memory, id)?;
         Ok(Step::Done(id.len()))
     }
+
+    /// Answers a write that was staged or done elsewhere, or anything that failed; returns the
+    /// bytes written.
+    pub fn answer_status(
+        &self,
+        memory: &GuestMemory,
+        pending: &Pending,
+        status: Result<(), Status>,
+    ) -> u32 {
+        self.finish_pending(memory, pending, status.map(|()| 0))
+    }
+
+    /// Answers a request that failed elsewhere, and returns the bytes written.
+    pub fn answer_failed(
+        &self,
+        disk: &Disk,
+        memory: &GuestMemory,
+        pending: &Pending,
+        error: &layers::Error,
+    ) -> u32 {
+        self.answer_status(memory, pending, Err(refuse(disk, "request", error)))
+    }
+
+    /// Answers a read that had to wait, and returns the bytes written.
+    pub fn answer_read(&self, memory: &GuestMemory, pending: &Pending, bytes: &[u8]) -> u32 {
+        let copied = SegmentCursor::new(&pending.data).write(memory, bytes);
+        self.finish_pending(memory, pending, copied.map(|()| bytes.len()))
+    }
+
+    fn finish_pending(
+        &self,
+        memory: &GuestMemory,
+        pending: &Pending,
+        outcome: Result<usize, Status>,
+    ) -> u32 {
+        if let Some(since) = pending.since {
+            self.lane.waited(since.elapsed());
+        }
+        self.finish(memory, (pending.status, pending.tally), outcome)
+    }
+
+    /// Writes the status byte and counts the request; returns the bytes written to the chain.
+    fn finish(
+        &self,
+        memory: &GuestMemory,
+        (address, tally): (GuestAddress, Tally),
+        outcome: Result<usize, Status>,
+    ) -> u32 {
+        let (status, data_written) = match outcome {
+            Ok(data_written) => {
+                self.lane.answered(tally.operation, tally.bytes);
+                (Status::Ok, data_written)
+            }
+            Err(status) => {
+                self.lane.failed(tally.operation);
+                (status, 0)
+            }
+        };
+        // A status address outside guest memory is the driver's own loss.
+        match memory.write_obj(status.to_byte(), address) {
+            Ok(()) => u32::try_from(data_written + 1).unwrap_or(u32::MAX),
+            Err(_) => 0,
+        }
+    }
 }
 
 /// Offset and length of the pieces in which an extent goes through the private buffer.
@@ -299,39 +411,4 @@ fn refuse_write(disk: &Disk, error: &layers::Error) -> Status {
 fn refuse(disk: &Disk, what: &str, error: &layers::Error) -> Status {
     disk.report(format_args!("{what} failed: {error}"));
     Status::IoError
-}
-
-/// Answers a write that was staged or done elsewhere, or anything that failed; returns the bytes
-/// written.
-pub fn answer_status(memory: &GuestMemory, pending: &Pending, status: Result<(), Status>) -> u32 {
-    finish(memory, pending.status, status.map(|()| 0))
-}
-
-/// Answers a request that failed elsewhere, and returns the bytes written.
-pub fn answer_failed(
-    disk: &Disk,
-    memory: &GuestMemory,
-    pending: &Pending,
-    error: &layers::Error,
-) -> u32 {
-    answer_status(memory, pending, Err(refuse(disk, "request", error)))
-}
-
-/// Answers a read that had to wait, and returns the bytes written.
-pub fn answer_read(memory: &GuestMemory, pending: &Pending, bytes: &[u8]) -> u32 {
-    let copied = SegmentCursor::new(&pending.data).write(memory, bytes);
-    finish(memory, pending.status, copied.map(|()| bytes.len()))
-}
-
-/// Writes the status byte; returns the bytes written to the chain.
-fn finish(memory: &GuestMemory, address: GuestAddress, outcome: Result<usize, Status>) -> u32 {
-    let (status, data_written) = match outcome {
-        Ok(data_written) => (Status::Ok, data_written),
-        Err(status) => (status, 0),
-    };
-    // A status address outside guest memory is the driver's own loss.
-    match memory.write_obj(status.to_byte(), address) {
-        Ok(()) => u32::try_from(data_written + 1).unwrap_or(u32::MAX),
-        Err(_) => 0,
-    }
 }

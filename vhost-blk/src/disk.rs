@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use layers::metrics::DiskMetrics;
 use layers::{Dest, Image, Progress, Result, Wait, WriteBatch};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
@@ -30,6 +31,7 @@ pub struct Disk {
     pace: WritePace,
     cache_switch: Arc<CacheSwitch>,
     reports: Reports,
+    metrics: Arc<DiskMetrics>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +48,9 @@ impl Disk {
         for (to, from) in padded.iter_mut().zip(serial.bytes()) {
             *to = from;
         }
+        let journal = image.journal().map_or_else(Arc::default, Arc::clone);
         Self {
+            metrics: Arc::new(DiskMetrics::new(name.clone(), journal)),
             image,
             name,
             serial: padded,
@@ -63,6 +67,12 @@ impl Disk {
             cache_switch: Arc::new(switch),
             ..self
         }
+    }
+
+    /// The same disk, counted in `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<DiskMetrics>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// For tests: the same disk with another pace.
@@ -87,6 +97,12 @@ impl Disk {
     #[must_use]
     pub fn serial(&self) -> &[u8] {
         &self.serial
+    }
+
+    /// What its guest does.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<DiskMetrics> {
+        &self.metrics
     }
 
     /// The image behind it.

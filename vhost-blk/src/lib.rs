@@ -14,7 +14,7 @@
 //! ```
 //!
 //! What a driver may choose about its writes is in `config_space`, `cache_mode` and
-//! `cache_switch`; `write_pace` knows whether the host takes them quickly. Only `backend`, `session` and `vring` know `vhost-user-backend`.
+//! `cache_switch`; `control` answers `obd why` and Prometheus; `write_pace` knows whether the host takes them quickly. Only `backend`, `session` and `vring` know `vhost-user-backend`.
 
 pub mod answer;
 pub mod args;
@@ -22,6 +22,7 @@ pub mod backend;
 pub mod cache_mode;
 pub mod cache_switch;
 pub mod config_space;
+pub mod control;
 pub mod descriptor_chain;
 pub mod disk;
 pub mod features;

@@ -18,6 +18,7 @@ use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
 use crate::cache_switch::CacheSwitch;
+use crate::control::Control;
 use crate::disk::Disk;
 use crate::pool::Pool;
 use crate::session::{DRAIN_TIMEOUT, Stopper, serve_connections};
@@ -92,12 +93,17 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     let pool = Arc::new(Pool::new(POOL_THREADS_MAX));
     let disks = images
         .into_iter()
-        .map(|(image, args)| OpenDisk::new(image, args, &wakers))
+        .map(|(image, args)| OpenDisk::new(image, args, &wakers, &service))
         .collect::<Result<Vec<_>, Error>>()?;
+    let told: Vec<_> = disks
+        .iter()
+        .map(|disk| (disk.args.socket.clone(), Arc::clone(&disk.disk)))
+        .collect();
+    let control = Control::start(&service, &told)?;
 
     let (ended, ends) = mpsc::channel();
     let mut stoppers = Vec::new();
-    let written: Vec<_> = disks.iter().map(|disk| Arc::clone(&disk.disk)).collect();
+    let served: Vec<_> = disks.iter().map(|disk| Arc::clone(&disk.disk)).collect();
     let mut started = Ok(());
     for disk in disks {
         let stopper = Arc::clone(&disk.stopper);
@@ -111,7 +117,19 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
         wake.read_exact(&mut [0])?;
         log::info!("ending");
     }
-    end(&stoppers, &ends).and(flush(&written)).and(started)
+    let ended = end(&stoppers, &ends);
+    drop(control);
+    tell_of_waits(&served);
+    ended.and(flush(&served)).and(started)
+}
+
+/// How the disks got on whose layers were not on this host.
+fn tell_of_waits(disks: &[Arc<Disk>]) {
+    for disk in disks {
+        if let Some(summary) = disk.metrics().journal().summary() {
+            log::info!("{}: {summary}", disk.name());
+        }
+    }
 }
 
 /// Opens the image of a disk, to be written if it can be, unless the operator decides otherwise.
@@ -175,13 +193,19 @@ struct OpenDisk {
 }
 
 impl OpenDisk {
-    fn new(image: Image, args: DiskArgs, wakers: &UnixStream) -> Result<Self, Error> {
+    fn new(
+        image: Image,
+        args: DiskArgs,
+        wakers: &UnixStream,
+        service: &Service,
+    ) -> Result<Self, Error> {
         let name = args.socket.display().to_string();
         let identity = || image.identity().to_owned();
         let serial = args.serial.clone().unwrap_or_else(identity);
         let (listener, file) = socket::bind(&args.socket)?;
         let with_name = |error| named(&args.socket, &error);
-        let mut disk = Disk::new(image, name, &serial);
+        let metrics = service.metrics().disk(&name, image.journal());
+        let mut disk = Disk::new(image, name, &serial).with_metrics(metrics);
         if disk.is_writable() {
             disk = disk.with_cache_switch(cache_switch(&args.socket));
         }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::GuestAddressSpace;
 
-use crate::answer::{Answer, Answerer, answer_status};
+use crate::answer::{Answer, Answerer};
 use crate::cache_mode::CacheMode;
 use crate::disk::Disk;
 use crate::guest_memory::{GuestMemory, SharedGuestMemory};
@@ -63,10 +63,10 @@ impl Worker {
         cache: Arc<CacheMode>,
     ) -> Self {
         Self {
+            answerer: Answerer::new(cache, disk.metrics().lane()),
             disk,
             pool,
             mailbox,
-            answerer: Answerer::new(cache),
             poll: PollWindow::default(),
             slept_at: None,
             completions: Vec::new(),
@@ -198,7 +198,7 @@ impl Worker {
         let committed = self.answerer.commit(&self.disk);
         for request in self.staged.drain(..) {
             if let Some(pending) = queue.waiting(request) {
-                let written = answer_status(memory, pending, committed);
+                let written = self.answerer.answer_status(memory, pending, committed);
                 queue.finish_deferred(ring, request, written)?;
             }
         }

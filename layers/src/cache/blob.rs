@@ -154,11 +154,8 @@ impl CachedBlob {
         let size = self.size();
         let deadline = self.wanted.patience.deadline();
         let tail = size.saturating_sub(TAIL_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
-        let ends = match tail <= HEAD_BYTES {
-            true => vec![0..size],
-            false => vec![0..HEAD_BYTES, tail..size],
-        };
-        for range in ends {
+        let head_end = if tail <= HEAD_BYTES { size } else { HEAD_BYTES };
+        for range in [0..head_end, tail.max(head_end)..size] {
             self.queue(&self.plan(&range, Urgency::Guest, deadline, None, 1));
         }
     }

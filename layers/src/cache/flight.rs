@@ -307,7 +307,7 @@ impl Flights {
             let part = bytes.start.max(range.start)..bytes.end.min(range.end);
             match plan.parts.last_mut() {
                 Some(last) if last.flight.is_none() && flight.is_none() => {
-                    last.range.end = part.end
+                    last.range.end = part.end;
                 }
                 _ => plan.parts.push(Part {
                     range: part,

@@ -114,8 +114,8 @@ impl KeptBlob {
         let read = self.media.read_at(offset, dest, wait);
         // The generations must be read after the bytes.
         std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
-        match (read, self.verified.stamp(&self.record, &blocks, now)) {
-            (Ok(Progress::Done), Some(after)) if after == before => Look::Done,
+        match (read, self.record.is_unchanged(&blocks, before)) {
+            (Ok(Progress::Done), true) => Look::Done,
             (Ok(Progress::Pending), _) => Look::Pending,
             // What cannot be read is looked at block by block.
             _ => Look::Missing,
@@ -277,6 +277,29 @@ impl KeptBlob {
         let start = chunk * CHUNK_BYTES;
         punch_hole(&self.media_file, &(start..start + CHUNK_BYTES))?;
         Ok(Some(u64::from(present.count_ones()) * BLOCK_BYTES))
+    }
+
+    /// Checks every block that is present; returns the bytes that were read and the blocks that were
+    /// dropped, because they were damaged.
+    pub(super) fn verify_all(&self) -> (u64, u64) {
+        let (mut checked, mut dropped) = (0, 0);
+        let mut buf = [0_u8; 4096];
+        for block in 0..self.layout().blocks() {
+            if !self.record.is_present(block) {
+                continue;
+            }
+            let bytes = self.layout().bytes(&(block..block + 1));
+            let Some(buf) = buf.get_mut(..len_of(&bytes)) else {
+                continue;
+            };
+            match self.read_block(block, 0, Dest::from(buf), Wait::UntilDone) {
+                Look::Corrupt(blocks) => dropped += blocks,
+                Look::Done => checked += bytes.end - bytes.start,
+                // It was evicted meanwhile.
+                Look::Pending | Look::Missing => {}
+            }
+        }
+        (checked, dropped)
     }
 
     /// Bytes that media and record take on the disk.

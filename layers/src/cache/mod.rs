@@ -8,6 +8,7 @@
 //!
 //! Source: format reference 7; docs/cache.md.
 
+pub mod admin;
 mod blob;
 mod directory;
 mod distrusted;
@@ -18,6 +19,7 @@ mod flight;
 mod janitor;
 mod kept_blob;
 mod patience;
+mod persistent_source;
 mod read_ahead;
 mod record;
 mod room;
@@ -25,6 +27,7 @@ mod verified;
 
 pub use blob::CachedBlob;
 pub use patience::Patience;
+pub use persistent_source::PersistentSource;
 pub use record::decode_header;
 
 use std::collections::HashMap;

@@ -281,6 +281,15 @@ impl Record {
         word.map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    /// Have the chunks of `blocks` lost nothing since the sum of their generations was `stamp`?
+    #[inline]
+    pub(super) fn is_unchanged(&self, blocks: &Range<u64>, stamp: u64) -> bool {
+        let now: u64 = chunks_of(blocks)
+            .map(|chunk| u64::from(self.generation(chunk)))
+            .sum();
+        now == stamp && self.is_usable()
+    }
+
     /// Seconds since 1970 when the chunk was read last, about.
     pub(super) fn last_use(&self, chunk: u64) -> u32 {
         let word = self.table.u32_at(Self::state_offset(chunk) + 12);

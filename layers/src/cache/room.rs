@@ -19,7 +19,7 @@ use super::directory::Directory;
 use super::evict::{self, Evicted};
 use crate::audit::Audit;
 use crate::config::CacheConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{LockKind, RangeLock, SharedTable, free_bytes};
 use crate::metrics::Metrics;
 
@@ -206,6 +206,21 @@ impl Room {
                 _ => return None,
             }
         }
+    }
+
+    /// Evicts down to the limits, if need be, and counts all files.
+    ///
+    /// # Errors
+    /// `Busy` while another process evicts; `Io`.
+    pub(super) fn evict_now(&self) -> Result<u64> {
+        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let fail = |source| Error::io("evict from cache", source);
+        let turn = RangeLock::try_new(&self.usage_file, 0..1, LockKind::Exclusive).map_err(fail)?;
+        if turn.is_none() {
+            let detail = "another process evicts from it at this moment";
+            return Err(Error::new(ErrorKind::Busy, "evict from cache", detail));
+        }
+        self.evict(0).map(|evicted| evicted.bytes).map_err(fail)
     }
 
     /// Brings the cache below its limits, with `wanted` bytes to spare.

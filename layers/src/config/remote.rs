@@ -263,8 +263,10 @@ pub struct ExporterConfig {
     pub enable: bool,
     /// Path of the metrics.
     pub uri_prefix: String,
-    /// TCP port, on all addresses.
+    /// TCP port; 0 = one that is free.
     pub port: u16,
+    /// Ours: IP address to listen on, or `unix:PATH`, in which `%p` is the process's number.
+    pub address: String,
 }
 
 impl Default for ExporterConfig {
@@ -273,6 +275,7 @@ impl Default for ExporterConfig {
             enable: false,
             uri_prefix: "/metrics".to_owned(),
             port: 9863,
+            address: "0.0.0.0".to_owned(),
         }
     }
 }

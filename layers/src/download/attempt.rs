@@ -59,7 +59,9 @@ impl Job {
             return Ok(Outcome::Found);
         }
         check_digest(&self.layer.digest)?;
-        let partial = match PartialFile::claim(&self.layer.dir, self.layer.size)? {
+        let layer = &self.layer;
+        let claim = PartialFile::claim(&layer.dir, layer.size, layer.cache_is_beside)?;
+        let partial = match claim {
             Claim::Mine(partial) => partial,
             Claim::Taken if self.switch_if_whole()? => return Ok(Outcome::Found),
             Claim::Taken => return Ok(Outcome::Taken),

@@ -84,6 +84,7 @@ impl Fill<'_> {
     /// Writes the piece in `buf`.
     fn copy(&mut self, piece: &Range<u64>) -> Result<u64> {
         self.pace.wait_for(piece.end - piece.start);
+        self.check_room(piece)?;
         let part = part_of(self.buf, piece);
         self.partial.write(piece.start, part)?;
         self.shared.count_bytes(piece.end - piece.start);
@@ -104,6 +105,20 @@ impl Fill<'_> {
         Ok(run)
     }
 
+    /// A disk that is written to needs the space more than a download does.
+    fn check_room(&self, wanted: &Range<u64>) -> Result<()> {
+        let (free, floor) = (self.partial.free_bytes()?, self.shared.free_floor_bytes);
+        if free >= floor.saturating_add(wanted.end - wanted.start) {
+            return Ok(());
+        }
+        let (free, floor) = (free >> 20, floor >> 20);
+        let detail = format!(
+            "{free} MiB are free on the file system of its directory, and {floor} MiB stay free \
+             (cacheConfig.freeSpaceFloorMB)"
+        );
+        Err(Error::new(ErrorKind::NoSpace, "download layer", detail))
+    }
+
     /// Fetches a run of pieces and writes each one as soon as it is whole.
     fn fetch(&mut self, run: Range<u64>) -> Result<u64> {
         self.pace.wait_for(run.end - run.start);
@@ -111,6 +126,7 @@ impl Fill<'_> {
         if clock.is_stopped() {
             return Ok(run.start);
         }
+        self.check_room(&run)?;
         let source = &self.layer.source;
         let mut pieces = Pieces {
             partial: self.partial,

@@ -35,6 +35,8 @@ use crate::range_source::RangeSource;
 pub struct RemoteLayer {
     /// The layer's own directory; empty = it has none and is not downloaded.
     pub dir: PathBuf,
+    /// The cache keeps its part of the layer in `dir`, too.
+    pub cache_is_beside: bool,
     /// `sha256:...`
     pub digest: String,
     /// Size in bytes.
@@ -54,11 +56,13 @@ pub struct Download {
 }
 
 impl Download {
-    /// Starts the thread that waits, then downloads one layer after the other. Where no thread can be
-    /// had nothing is downloaded, and the log says so.
+    /// Starts the thread that waits, then downloads one layer after the other. `free_floor_bytes` of
+    /// the layers' file system are left free. Where no thread can be had nothing is downloaded, and
+    /// the log says so.
     #[must_use]
     pub fn start(
         config: &DownloadConfig,
+        free_floor_bytes: u64,
         mut layers: Vec<RemoteLayer>,
         metrics: &Arc<Metrics>,
         audit: &Arc<Audit>,
@@ -72,6 +76,7 @@ impl Download {
             clock: Arc::clone(&stop) as _,
             metrics: Arc::clone(metrics),
             audit: Arc::clone(audit),
+            free_floor_bytes,
         };
         let worker = Worker::new(config, layers, shared);
         let thread = std::thread::Builder::new().name("download".to_owned());
@@ -95,6 +100,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    free_floor_bytes: u64,
 }
 
 impl Shared {

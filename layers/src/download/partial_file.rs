@@ -18,13 +18,19 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::next_data_extent;
+use crate::io::{free_bytes, next_data_extent};
 
 const OP: &str = "download layer";
 
 /// What a whole layer is called in its directory.
 const WHOLE: &str = "overlaybd.commit";
 const PARTIAL: &str = ".download";
+
+/// Used instead where `.download` belongs to the cache. Nobody else may write to what becomes the
+/// layer, so its bytes are copied.
+const PARTIAL_BESIDE_CACHE: &str = ".download.filling";
+/// What the cache has in a layer's directory.
+const CACHE_FILES: [&str; 2] = [PARTIAL, ".download.chunks"];
 
 /// Bytes that are hashed at once.
 const HASH_BYTES: usize = 1 << 20;
@@ -41,6 +47,7 @@ pub(super) struct PartialFile {
     dir: PathBuf,
     path: PathBuf,
     size: u64,
+    beside_cache: bool,
     /// Nobody had written to it before this process.
     pub(super) is_new: bool,
 }
@@ -56,16 +63,20 @@ pub(super) enum Claim {
 
 impl PartialFile {
     /// Opens or makes the file of a layer of `size` bytes, unless somebody else works on it.
+    /// `beside_cache`: the cache keeps what it has of the layer in `dir`, too.
     ///
     /// # Errors
     /// `NotFound`, `Io`, `NoSpace`; `Config` if something else has its name.
-    pub(super) fn claim(dir: &Path, size: u64) -> Result<Claim> {
-        Self::open(dir, size)?.lock()
+    pub(super) fn claim(dir: &Path, size: u64, beside_cache: bool) -> Result<Claim> {
+        Self::open(dir, size, beside_cache)?.lock()
     }
 
     /// Not locked yet: somebody else may be writing it.
-    fn open(dir: &Path, size: u64) -> Result<Self> {
-        let path = dir.join(PARTIAL);
+    fn open(dir: &Path, size: u64, beside_cache: bool) -> Result<Self> {
+        let path = dir.join(match beside_cache {
+            true => PARTIAL_BESIDE_CACHE,
+            false => PARTIAL,
+        });
         let opened = open(&path);
         let (file, is_new) =
             opened.map_err(|source| Error::io(OP, source).in_file(path.display().to_string()))?;
@@ -74,6 +85,7 @@ impl PartialFile {
             dir: dir.to_owned(),
             path,
             size,
+            beside_cache,
             is_new,
         })
     }
@@ -108,8 +120,12 @@ impl PartialFile {
     }
 
     fn has_its_name(&self) -> bool {
+        self.is_called(&self.path)
+    }
+
+    fn is_called(&self, path: &Path) -> bool {
         let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let named = std::fs::symlink_metadata(&self.path).map(identity);
+        let named = std::fs::symlink_metadata(path).map(identity);
         let ours = self.file.metadata().map(identity);
         matches!((named, ours), (Ok(named), Ok(ours)) if named == ours)
     }
@@ -166,7 +182,17 @@ impl PartialFile {
     /// `Io`, `NoSpace`.
     pub(super) fn publish(self) -> Result<()> {
         self.file.sync_all().map_err(|source| self.fail(source))?;
-        std::fs::rename(&self.path, whole_path(&self.dir)).map_err(|source| self.fail(source))?;
+        // Programs that know nothing of the lock may have put another file in its place.
+        if !self.has_its_name() {
+            return Err(self.lost());
+        }
+        let whole = whole_path(&self.dir);
+        std::fs::rename(&self.path, &whole).map_err(|source| self.fail(source))?;
+        if !self.is_called(&whole) {
+            let removed = std::fs::remove_file(&whole);
+            removed.map_err(|source| self.fail(source))?;
+            return Err(self.lost());
+        }
         // The layer is there, for now; after a power cut there may be a `.download` again.
         if let Err(error) = File::open(&self.dir).and_then(|dir| dir.sync_all()) {
             log::warn!(
@@ -174,7 +200,26 @@ impl PartialFile {
                 self.dir.display()
             );
         }
+        if self.beside_cache {
+            // Who reads them has them open; whoever comes later reads the layer.
+            for name in CACHE_FILES {
+                drop(std::fs::remove_file(self.dir.join(name)));
+            }
+        }
         Ok(())
+    }
+
+    /// Bytes that may still be written to its file system.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn free_bytes(&self) -> Result<u64> {
+        free_bytes(&self.file).map_err(|source| self.fail(source))
+    }
+
+    fn lost(&self) -> Error {
+        let detail = "somebody removed or replaced the file while it was filled";
+        Error::new(ErrorKind::Io, OP, detail).in_file(self.path.display().to_string())
     }
 
     /// Its bytes are of no use.
@@ -212,7 +257,7 @@ mod tests {
     use super::*;
 
     fn mine(dir: &Path, size: u64) -> PartialFile {
-        match PartialFile::claim(dir, size).unwrap() {
+        match PartialFile::claim(dir, size, false).unwrap() {
             Claim::Mine(partial) => partial,
             Claim::Taken => panic!("taken"),
         }
@@ -224,14 +269,14 @@ mod tests {
         let first = mine(dir.path(), 5);
         assert!(first.is_new);
         assert!(matches!(
-            PartialFile::claim(dir.path(), 5).unwrap(),
+            PartialFile::claim(dir.path(), 5, false).unwrap(),
             Claim::Taken
         ));
         first.write(0, b"hello").unwrap();
         first.publish().unwrap();
         assert_eq!(std::fs::read(whole_path(dir.path())).unwrap(), b"hello");
         assert!(matches!(
-            PartialFile::claim(dir.path(), 5).unwrap(),
+            PartialFile::claim(dir.path(), 5, false).unwrap(),
             Claim::Taken
         ));
         assert!(!dir.path().join(PARTIAL).exists());
@@ -241,14 +286,14 @@ mod tests {
     fn a_file_that_lost_its_name_while_somebody_waited_for_it_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let first = mine(dir.path(), 5);
-        let late = PartialFile::open(dir.path(), 5).unwrap();
+        let late = PartialFile::open(dir.path(), 5, false).unwrap();
         first.write(0, b"hello").unwrap();
         first.publish().unwrap();
         assert!(matches!(late.lock().unwrap(), Claim::Taken));
 
         std::fs::remove_file(whole_path(dir.path())).unwrap();
         let first = mine(dir.path(), 5);
-        let late = PartialFile::open(dir.path(), 5).unwrap();
+        let late = PartialFile::open(dir.path(), 5, false).unwrap();
         first.remove();
         assert!(matches!(late.lock().unwrap(), Claim::Taken));
     }
@@ -291,8 +336,38 @@ mod tests {
     fn what_is_no_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("elsewhere", dir.path().join(PARTIAL)).unwrap();
-        let error = PartialFile::claim(dir.path(), 3).unwrap_err();
+        let error = PartialFile::claim(dir.path(), 3, false).unwrap_err();
         assert!(error.to_string().contains(".download"), "{error}");
         assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn a_file_that_took_its_place_never_becomes_the_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let partial = mine(dir.path(), 5);
+        partial.write(0, b"hello").unwrap();
+        std::fs::remove_file(&partial.path).unwrap();
+        std::fs::write(&partial.path, b"other").unwrap();
+        assert!(partial.publish().is_err());
+        assert!(!whole_path(dir.path()).exists());
+    }
+
+    #[test]
+    fn the_files_of_a_cache_beside_it_are_not_written_and_go_when_the_layer_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in CACHE_FILES {
+            std::fs::write(dir.path().join(name), "cache").unwrap();
+        }
+        let claim = PartialFile::claim(dir.path(), 5, true).unwrap();
+        let Claim::Mine(partial) = claim else {
+            panic!("taken")
+        };
+        partial.write(0, b"hello").unwrap();
+        for name in CACHE_FILES {
+            assert_eq!(std::fs::read(dir.path().join(name)).unwrap(), b"cache");
+        }
+        partial.publish().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read(whole_path(dir.path())).unwrap(), b"hello");
     }
 }

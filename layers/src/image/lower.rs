@@ -54,7 +54,7 @@ pub(super) fn open_lower(
         tar: format!("failed to open file as tar file {shown}"),
         zfile: format!("failed to open switch file {shown}"),
     };
-    let layer = open_blob(disk, Box::new(file), number, words)?;
+    let (layer, _) = open_blob(disk, Box::new(file), number, words)?;
     Ok(OpenedLower {
         layer,
         remote: None,
@@ -81,11 +81,14 @@ fn open_remote(
         let blob = Box::new(Arc::clone(&remote.switch));
         open_blob(disk, blob, number, words).map_err(OpenFailure::with_reason)
     };
-    let layer = match open() {
+    let (layer, is_checked) = match open() {
         // What tells where the data is may have been damaged on its way.
         Err(failure) if failure.is_corrupt() && remote.switch.distrust(0, remote.size) => open(),
         other => other,
     }?;
+    if !is_checked {
+        remote.cached.check_every_read();
+    }
     Ok(OpenedLower {
         layer,
         remote: Some(remote),
@@ -98,17 +101,19 @@ struct Words {
     zfile: String,
 }
 
-/// Looks through the wrappers of a blob.
+/// Looks through the wrappers of a blob. True with a layer that checks its own bytes.
 fn open_blob(
     disk: &Opening<'_>,
     blob: Box<dyn ReadAt>,
     number: usize,
     words: Words,
-) -> std::result::Result<Layer, OpenFailure> {
+) -> std::result::Result<(Layer, bool), OpenFailure> {
     let payload = tar::unwrap(blob).map_err(|error| OpenFailure::new(words.tar, error))?;
     let decoded = zfile::unwrap(payload).map_err(|error| OpenFailure::new(words.zfile, error))?;
+    let is_checked = decoded.is_checked();
     let decoded = disk.prefetch.watch(number, decoded);
     Layer::open(decoded)
+        .map(|layer| (layer, is_checked))
         .map_err(|error| OpenFailure::new(format!("failed to open layer {number}"), error))
 }
 

@@ -141,7 +141,7 @@ fn check_supported(config: &ImageConfig) -> std::result::Result<(), OpenFailure>
     Ok(())
 }
 
-/// Opens every lower on up to 32 threads. The failure of the lowest layer is reported.
+/// Opens every lower on up to 128 threads. The failure of the lowest layer is reported.
 fn open_lowers(
     disk: &Opening<'_>,
     lowers: &[LowerConfig],

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lower::OpenedLower;
-use crate::cache::{BlobUse, Patience, Place};
+use crate::cache::{BlobUse, Patience, PersistentSource, Place};
 use crate::config::{CacheKind, ImageConfig, LowerConfig};
 use crate::download::{Download, RemoteLayer, Switch};
 use crate::error::{Error, ErrorKind, Remote, Result};
 use crate::lsmt::{Layer, Stack};
-use crate::metrics::Journal;
+use crate::metrics::{Journal, TimedSource};
 use crate::prefetch::Prefetch;
 use crate::range_source::RangeSource;
 use crate::read_at::ReadAt;
@@ -36,6 +36,7 @@ pub(super) enum Purpose {
 pub(super) struct Opening<'a> {
     pub(super) config: &'a ImageConfig,
     pub(super) prefetch: Prefetch,
+    purpose: Purpose,
     service: &'a Service,
     journal: Arc<Journal>,
     patience: Arc<Patience>,
@@ -44,6 +45,7 @@ pub(super) struct Opening<'a> {
 /// What goes on behind an open disk; ends with it.
 #[derive(Debug)]
 pub(super) struct Background {
+    patience: Arc<Patience>,
     journal: Arc<Journal>,
     _prefetch: Prefetch,
     _download: Option<Download>,
@@ -57,12 +59,13 @@ impl<'a> Opening<'a> {
     ) -> Result<Self> {
         Ok(Self {
             config,
+            purpose,
             prefetch: match purpose {
                 Purpose::Serve => Prefetch::prepare(config, service)?,
                 Purpose::Inspect => Prefetch::none(service),
             },
             service,
-            journal: Arc::default(),
+            journal: Arc::new(Journal::new(service.metrics())),
             patience: Arc::new(Patience::new(OPEN_PATIENCE)),
         })
     }
@@ -72,12 +75,16 @@ impl<'a> Opening<'a> {
         let remote = self.service.remote()?;
         let known_size = (lower.size > 0).then_some(lower.size);
         let url = &self.config.repo_blob_url;
-        let source: Arc<dyn RangeSource> =
-            Arc::new(remote.registry.blob(url, &lower.digest, known_size)?);
+        let blob = remote.registry.blob(url, &lower.digest, known_size)?;
+        let source: Arc<dyn RangeSource> = Arc::new(PersistentSource::new(
+            TimedSource::new(blob, self.service.metrics()),
+            Arc::clone(&self.patience),
+        ));
         let beside = self.service.config().cache.kind == Some(CacheKind::Download);
+        let cache_is_beside = beside && !lower.dir.as_os_str().is_empty();
         let wanted = BlobUse {
             digest: lower.digest.clone(),
-            place: match beside && !lower.dir.as_os_str().is_empty() {
+            place: match cache_is_beside {
                 true => Place::Layer(lower.dir.clone()),
                 false => Place::Shared,
             },
@@ -87,6 +94,7 @@ impl<'a> Opening<'a> {
         let cached = Arc::new(remote.cache.blob(Arc::clone(&source), wanted)?);
         Ok(RemoteLayer {
             dir: lower.dir.clone(),
+            cache_is_beside,
             digest: lower.digest.clone(),
             size: cached.size(),
             source,
@@ -115,9 +123,13 @@ impl<'a> Opening<'a> {
         remotes: Vec<(usize, RemoteLayer)>,
         stack: Option<&Arc<Stack>>,
     ) -> Background {
+        self.journal
+            .opened(remotes.iter().map(|(_, layer)| layer.size));
         let service = self.service.config();
-        let retry = self.config.read_retry_seconds.map(Duration::from_secs);
-        self.patience.set(retry.unwrap_or(service.read_retry));
+        if self.purpose == Purpose::Serve {
+            let retry = self.config.read_retry_seconds.map(Duration::from_secs);
+            self.patience.run(retry.unwrap_or(service.read_retry));
+        }
         let cached: Vec<_> = remotes
             .iter()
             .map(|(number, layer)| (*number, Arc::clone(&layer.cached)))
@@ -131,11 +143,15 @@ impl<'a> Opening<'a> {
             .map(|(_, layer)| layer)
             .filter(|layer| !layer.dir.as_os_str().is_empty())
             .collect();
-        let download = settings.enable && !self.prefetch.is_recording() && !wanted.is_empty();
+        let is_served = self.purpose == Purpose::Serve;
+        let download =
+            is_served && settings.enable && !self.prefetch.is_recording() && !wanted.is_empty();
         Background {
+            patience: self.patience,
             _download: download.then(|| {
                 let (metrics, audit) = (self.service.metrics(), self.service.audit());
-                Download::start(settings, wanted, metrics, audit)
+                let floor = service.cache.free_floor_mib.saturating_mul(1 << 20);
+                Download::start(settings, floor, wanted, metrics, audit)
             }),
             _prefetch: self.prefetch,
             journal: self.journal,
@@ -146,6 +162,12 @@ impl<'a> Opening<'a> {
 impl Background {
     pub(super) fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.patience.close();
     }
 }
 

@@ -386,6 +386,10 @@ impl ReadAt for ZFile {
             .distrust(stored.start, stored.end - stored.start)
     }
 
+    fn is_checked(&self) -> bool {
+        self.has_block_crc
+    }
+
     fn stored_range(&self, range: Range<u64>) -> Range<u64> {
         self.source.stored_range(self.stored_here(range))
     }

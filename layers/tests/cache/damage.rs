@@ -92,12 +92,12 @@ fn a_record_or_media_that_does_not_fit_is_begun_anew() {
         |host| {
             open_for_writing(&host.record())
                 .write_all_at(b"x", 3)
-                .unwrap()
+                .unwrap();
         },
         |host| {
             open_for_writing(&host.record())
                 .write_all_at(&[0; 4096], 0)
-                .unwrap()
+                .unwrap();
         },
         |host| open_for_writing(&host.record()).set_len(100).unwrap(),
         |host| open_for_writing(&host.record()).set_len(0).unwrap(),

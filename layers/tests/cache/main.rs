@@ -1,6 +1,7 @@
 //! The cache on disk: what it serves, what it fetches, what it survives.
 #![cfg(test)]
 
+mod admin;
 mod damage;
 mod fetching;
 mod limits;

@@ -14,11 +14,12 @@ use layers::metrics::{Journal, Metrics};
 use layers::range_source::{RangeSource, Sink, Urgency};
 use layers::{Error, ErrorKind, ReadAt, Result};
 
-pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const DIGEST: &str =
+    "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Bytes that differ from block to block.
-pub fn content(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bytes = vec![0; len];
     random.fill(&mut bytes);
@@ -35,7 +36,7 @@ struct Behaviour {
 }
 
 #[derive(Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     bytes: Mutex<Arc<Vec<u8>>>,
     size: u64,
     piece: usize,
@@ -45,7 +46,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    pub fn new(bytes: Vec<u8>) -> Arc<Self> {
+    pub(crate) fn new(bytes: Vec<u8>) -> Arc<Self> {
         Arc::new(Self {
             size: bytes.len() as u64,
             bytes: Mutex::new(Arc::new(bytes)),
@@ -56,29 +57,29 @@ impl Origin {
         })
     }
 
-    pub fn served(&self) -> u64 {
+    pub(crate) fn served(&self) -> u64 {
         self.served.load(Ordering::SeqCst)
     }
 
-    pub fn fetches(&self) -> Vec<(Range<u64>, Urgency)> {
+    pub(crate) fn fetches(&self) -> Vec<(Range<u64>, Urgency)> {
         self.behaviour.lock().unwrap().fetches.clone()
     }
 
-    pub fn replace(&self, bytes: Vec<u8>) {
+    pub(crate) fn replace(&self, bytes: Vec<u8>) {
         *self.bytes.lock().unwrap() = Arc::new(bytes);
     }
 
-    pub fn fail_next(&self, failures: u32) {
+    pub(crate) fn fail_next(&self, failures: u32) {
         self.behaviour.lock().unwrap().failures = failures;
     }
 
-    pub fn stop_at(&self, place: Option<u64>) {
+    pub(crate) fn stop_at(&self, place: Option<u64>) {
         self.behaviour.lock().unwrap().stop_at = place;
         self.changed.notify_all();
     }
 
     /// Waits until so many fetches stand still.
-    pub fn wait_until_stopped(&self, number: u32) {
+    pub(crate) fn wait_until_stopped(&self, number: u32) {
         let behaviour = self.behaviour.lock().unwrap();
         let (_guard, timeout) = self
             .changed
@@ -154,16 +155,16 @@ impl RangeSource for Origin {
 }
 
 /// A cache directory and those who watch it.
-pub struct Host {
-    pub dir: tempfile::TempDir,
-    pub config: CacheConfig,
-    pub metrics: Arc<Metrics>,
-    pub journal: Arc<Journal>,
-    pub patience: Arc<Patience>,
+pub(crate) struct Host {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) config: CacheConfig,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) patience: Arc<Patience>,
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Next to the build: a temporary directory may be on a file system without RWF_NOWAIT.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         Self {
@@ -175,23 +176,23 @@ impl Host {
         }
     }
 
-    pub fn media(&self) -> PathBuf {
+    pub(crate) fn media(&self) -> PathBuf {
         self.config.dir.join(DIGEST)
     }
 
-    pub fn record(&self) -> PathBuf {
+    pub(crate) fn record(&self) -> PathBuf {
         self.config.dir.join(format!("{DIGEST}.chunks"))
     }
 
-    pub fn cache(&self) -> Arc<Cache> {
+    pub(crate) fn cache(&self) -> Arc<Cache> {
         Cache::open(&self.config, &self.metrics, &Arc::<Audit>::default()).unwrap()
     }
 
-    pub fn blob(&self, cache: &Arc<Cache>, origin: &Arc<Origin>) -> CachedBlob {
+    pub(crate) fn blob(&self, cache: &Arc<Cache>, origin: &Arc<Origin>) -> CachedBlob {
         self.blob_of(cache, origin, DIGEST, Place::Shared)
     }
 
-    pub fn blob_of(
+    pub(crate) fn blob_of(
         &self,
         cache: &Arc<Cache>,
         origin: &Arc<Origin>,
@@ -210,7 +211,7 @@ impl Host {
     }
 }
 
-pub fn config(dir: &Path) -> CacheConfig {
+pub(crate) fn config(dir: &Path) -> CacheConfig {
     CacheConfig {
         dir: dir.to_owned(),
         free_floor_mib: 0,
@@ -219,7 +220,7 @@ pub fn config(dir: &Path) -> CacheConfig {
 }
 
 /// Waits until the ends, which are fetched at open, are kept.
-pub fn settle(blob: &CachedBlob) {
+pub(crate) fn settle(blob: &CachedBlob) {
     let size = blob.size();
     blob.prefetch(0..size.min(65_536), Urgency::Guest).unwrap();
     blob.prefetch(size.saturating_sub(131_072)..size, Urgency::Guest)
@@ -227,18 +228,18 @@ pub fn settle(blob: &CachedBlob) {
 }
 
 /// Has everything fetched.
-pub fn fill(blob: &CachedBlob) {
+pub(crate) fn fill(blob: &CachedBlob) {
     blob.prefetch(0..blob.size(), Urgency::Guest).unwrap();
 }
 
-pub fn read(blob: &CachedBlob, offset: u64, len: usize) -> Vec<u8> {
+pub(crate) fn read(blob: &CachedBlob, offset: u64, len: usize) -> Vec<u8> {
     let mut buf = vec![0; len];
     blob.read_exact_at(offset, &mut buf).unwrap();
     buf
 }
 
 /// Reads everything and compares.
-pub fn check_all(blob: &CachedBlob, expected: &[u8]) {
+pub(crate) fn check_all(blob: &CachedBlob, expected: &[u8]) {
     for (number, part) in expected.chunks(300_000).enumerate() {
         let found = read(blob, number as u64 * 300_000, part.len());
         assert!(found == part, "wrong bytes in part {number}");

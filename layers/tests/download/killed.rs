@@ -88,7 +88,8 @@ fn of_two_processes_one_downloads_and_both_read_the_file() {
     let done = processes.each_ref().map(|process| process.wait_for("done"));
     assert!(done.iter().all(|words| words[2] == "true"), "{done:?}");
     let given: Vec<usize> = done.iter().map(|words| words[1].parse().unwrap()).collect();
-    assert_eq!(given.iter().sum::<usize>(), LEN, "{given:?}");
+    // Some pieces may have come out of the cache.
+    assert!(given.iter().sum::<usize>() <= LEN, "{given:?}");
     assert!(std::fs::read(whole(&room.dir)).unwrap() == content(LEN));
 }
 

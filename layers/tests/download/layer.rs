@@ -8,7 +8,7 @@ use layers::audit::Audit;
 use layers::config::DownloadConfig;
 use layers::{Dest, Progress, ReadAt, Wait};
 
-use crate::support::{Disk, Origin, PIECE, config, content, partial, room, whole};
+use crate::support::{Disk, Origin, PIECE, config, content, partial, room, wait_until, whole};
 
 const LEN: usize = 9 * PIECE + 1234;
 
@@ -38,9 +38,9 @@ fn a_layer_becomes_a_file_that_the_disk_reads() {
         .filter(|line| line.contains("|bk_download[pathname=sha256:"));
     let sizes = lines.map(|line| {
         let (_, size) = line.split_once("[size=").unwrap();
-        size.split_once(']').unwrap().0.parse::<usize>().unwrap()
+        size.split_once(']').unwrap().0.parse::<u64>().unwrap()
     });
-    assert_eq!(sizes.sum::<usize>(), LEN);
+    assert_eq!(sizes.sum::<u64>(), origin.given.load(Ordering::Relaxed));
 
     let mut buf = vec![0; LEN];
     disk.switch.read_exact_at(0, &mut buf).unwrap();
@@ -79,6 +79,25 @@ fn what_a_daemon_left_behind_is_not_fetched_again() {
         .map(|at| at / PIECE as u64)
         .collect();
     assert_eq!(pieces, [1, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn what_the_cache_has_is_not_fetched_again() {
+    let room = room();
+    let origin = Origin::new(content(LEN));
+    origin.gate.admit(0);
+    let disk = Disk::start(&origin, &room.dir, &room.cache, &config());
+    origin.wait_for_requests(1);
+    let kept = || disk.metrics.cache_filled_bytes.load(Ordering::Relaxed);
+    let before = kept();
+    let mut piece = vec![0; PIECE];
+    let at = (4 * PIECE) as u64;
+    disk.switch.read_exact_at(at, &mut piece).unwrap();
+    wait_until(|| kept() >= before + PIECE as u64);
+    origin.gate.admit(usize::MAX);
+    disk.wait();
+    assert!(std::fs::read(whole(&room.dir)).unwrap() == origin.bytes);
+    assert!(origin.asked().iter().all(|range| !range.contains(&at)));
 }
 
 #[test]

@@ -67,11 +67,12 @@ impl Gate {
 pub(crate) struct Origin {
     pub(crate) digest: String,
     pub(crate) bytes: Vec<u8>,
-    /// What requests of background downloads pass.
+    /// What requests of downloads pass; the cache's do not.
     pub(crate) gate: Gate,
     /// What reads of guests pass.
     pub(crate) guests: Gate,
     asked: Mutex<Vec<Range<u64>>>,
+    /// Bytes that downloads were given.
     pub(crate) given: AtomicU64,
 }
 
@@ -128,17 +129,10 @@ impl RangeSource for Origin {
                 "beyond its end",
             ));
         };
-        if urgency == Urgency::Background {
-            self.asked.lock().unwrap().push(range);
-            self.gate.pass();
-        } else {
+        if urgency == Urgency::Guest {
             self.guests.pass();
         }
-        for bytes in bytes.chunks(9000) {
-            self.given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            sink(bytes)?;
-        }
-        Ok(())
+        bytes.chunks(9000).try_for_each(sink)
     }
 }
 
@@ -165,7 +159,15 @@ impl RangeSource for Lent {
         deadline: Instant,
         sink: &mut Sink<'_>,
     ) -> Result<()> {
-        self.origin.fetch(range, urgency, deadline, sink)
+        let origin = &self.origin;
+        origin.asked.lock().unwrap().push(range.clone());
+        origin.gate.pass();
+        origin.fetch(range, urgency, deadline, &mut |bytes| {
+            origin
+                .given
+                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            sink(bytes)
+        })
     }
 }
 
@@ -225,6 +227,7 @@ impl Disk {
         let (sender, gone) = channel();
         let layer = RemoteLayer {
             dir: dir.to_owned(),
+            cache_is_beside: false,
             digest: origin.digest.clone(),
             size: origin.bytes.len() as u64,
             source: Arc::new(Lent {
@@ -235,7 +238,7 @@ impl Disk {
             cached,
         };
         Self {
-            download: Some(Download::start(config, vec![layer], &metrics, audit)),
+            download: Some(Download::start(config, 0, vec![layer], &metrics, audit)),
             switch,
             metrics,
             gone,
@@ -280,4 +283,13 @@ pub(crate) fn whole(dir: &Path) -> PathBuf {
 
 pub(crate) fn partial(dir: &Path) -> PathBuf {
     dir.join(".download")
+}
+
+/// For what other threads do all the time.
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
 }

@@ -385,12 +385,6 @@ fn what_later_versions_will_do_is_refused_in_words() {
         &scene.export(&config),
         &["turboOCI uppers", "not supported"],
     );
-    let remote = r#"{"repoBlobUrl":"https://r/v2/a/blobs","lowers":[{"digest":"sha256:00"}]}"#;
-    let config = scene.file("c.json", remote.as_bytes());
-    assert_fails(
-        &scene.export(&config),
-        &["layers in a registry are not supported"],
-    );
     let turbo = r#"{"lowers":[{"file":"/x","targetFile":"/y"}]}"#;
     let config = scene.file("c.json", turbo.as_bytes());
     assert_fails(

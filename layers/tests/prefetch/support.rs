@@ -209,7 +209,8 @@ impl RemoteDisk {
             let source = Arc::clone(origin) as Arc<dyn RangeSource>;
             let blob = Arc::new(cache.blob(source, wanted).unwrap());
             cached.push((number, Arc::clone(&blob)));
-            let payload = tar::unwrap(Box::new(Arc::new(Switch::new(blob)))).unwrap();
+            let switch = Switch::new(blob, service.metrics(), service.audit());
+            let payload = tar::unwrap(Box::new(Arc::new(switch))).unwrap();
             let decoded = prefetch.watch(number, zfile::unwrap(payload).unwrap());
             layers.push(Layer::open(decoded).unwrap());
         }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::Worker;
-use crate::answer::{Pending, Task, answer_failed, answer_read, answer_status};
+use crate::answer::{Pending, Task};
 use crate::guest_memory::GuestMemory;
 use crate::mailbox::Completion;
 use crate::pool::{Job, Outcome, Permit, Work, WritePlan};
@@ -51,6 +51,7 @@ impl Worker {
 
     fn submit(&self, position: usize, request: RequestId, work: Work, permit: Option<Permit>) {
         self.mailbox.expect_completion();
+        self.answerer.lane().deferred();
         self.pool.submit(Job {
             work,
             disk: Arc::clone(&self.disk),
@@ -80,7 +81,7 @@ impl Worker {
                 Ok(())
             }
             Err(status) => {
-                let written = answer_status(memory, pending, Err(status));
+                let written = self.answerer.answer_status(memory, pending, Err(status));
                 queue.finish_deferred(ring, request, written)
             }
         }
@@ -93,6 +94,7 @@ impl Worker {
         memory: &GuestMemory,
         completion: Completion,
     ) {
+        self.answerer.lane().settled();
         if completion.is_write {
             queue.end_pool_write();
         }
@@ -116,14 +118,16 @@ impl Worker {
             return Ok(());
         };
         let written = match completion.result {
-            Ok(Outcome::Bytes(bytes)) => answer_read(memory, pending, &bytes),
-            Ok(Outcome::Done) => answer_status(memory, pending, Ok(())),
+            Ok(Outcome::Bytes(bytes)) => self.answerer.answer_read(memory, pending, &bytes),
+            Ok(Outcome::Done) => self.answerer.answer_status(memory, pending, Ok(())),
             Ok(Outcome::Room(plan, permit)) => {
                 let place = (completion.queue, request);
                 self.copy_and_submit(queue, ring, memory, place, (plan, permit))?;
                 return queue.publish(ring);
             }
-            Err(error) => answer_failed(&self.disk, memory, pending, &error),
+            Err(error) => self
+                .answerer
+                .answer_failed(&self.disk, memory, pending, &error),
         };
         queue.finish_deferred(ring, request, written)?;
         queue.publish(ring)

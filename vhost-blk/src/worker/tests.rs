@@ -1,5 +1,6 @@
 //! A worker against guests that follow the rules, bend them, and break them.
 
+mod counting;
 mod writing;
 
 use std::time::{Duration, Instant};

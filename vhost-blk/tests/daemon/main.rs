@@ -8,5 +8,6 @@ mod life;
 mod log_file;
 mod process;
 mod protocol;
+mod telling;
 mod whole_disk;
 mod writing;

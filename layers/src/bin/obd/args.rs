@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Diff(DiffArgs),
     Bench(BenchArgs),
+    Why(WhyArgs),
+    Cache(CacheArgs),
     Trace(TraceArgs),
 }
 
@@ -159,10 +161,51 @@ pub(crate) enum ModeArg {
     Seq,
 }
 
+/// Tell how running disks started: what was fetched, and what their reads waited for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhyArgs {
+    /// Socket of a disk, or number of a process: all its disks.
+    #[arg(value_name = "SOCKET|PID")]
+    pub(crate) daemon: PathBuf,
+}
+
+/// Look after the cache of remote layers. Safe while daemons use it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CacheArgs {
+    #[command(subcommand)]
+    pub(crate) action: CacheAction,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheAction {
+    /// List the blobs: how much of each is kept, and who keeps it.
+    Ls,
+    /// Tell how full the cache is.
+    Du,
+    /// Evict down to the configured limits now.
+    Gc,
+    /// Compare all that is kept with its checksums and drop what is damaged; exit 1 if anything was.
+    Verify,
+    /// Remove every blob that is neither open nor pinned.
+    Clear,
+    /// Exempt a blob from eviction.
+    Pin {
+        /// sha256:<64 hex digits>
+        digest: String,
+    },
+    /// Undo pin.
+    Unpin {
+        /// sha256:<64 hex digits>
+        digest: String,
+    },
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServiceArgs {
     /// Service config; /etc/overlaybd/overlaybd.json if that exists, else built-in defaults.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub(crate) service_config: Option<PathBuf>,
 }
 

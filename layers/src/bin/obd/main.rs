@@ -1,14 +1,16 @@
 //! `obd`, the operator's tool: import, export, inspect, verify,
-//! compare and measure overlaybd images.
+//! compare and measure overlaybd images, look after the cache, ask running daemons.
 
 mod args;
 mod bench;
+mod cache;
 mod diff;
 mod export;
 mod import;
 mod info;
 mod trace;
 mod verify;
+mod why;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         Command::Verify(command) => verify::run(command, args.json),
         Command::Diff(command) => diff::run(command, args.json),
         Command::Bench(command) => bench::run(command, args.json),
+        Command::Why(command) => why::run(command, args.json),
+        Command::Cache(command) => cache::run(command, args.json),
         Command::Trace(command) => trace::run(command, args.json),
     };
     let code = done.unwrap_or_else(|error| fail(&error));

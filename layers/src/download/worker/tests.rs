@@ -57,11 +57,31 @@ impl RangeSource for Memory {
     }
 }
 
+/// What the cache asks in vain: it has nothing.
+#[derive(Debug)]
+struct Nothing(u64);
+
+impl RangeSource for Nothing {
+    fn name(&self) -> &str {
+        "nothing"
+    }
+
+    fn size(&self, _: Instant) -> Result<u64> {
+        Ok(self.0)
+    }
+
+    fn fetch(&self, _: Range<u64>, _: Urgency, _: Instant, _: &mut Sink<'_>) -> Result<()> {
+        let kind = ErrorKind::Remote(Remote::NotFound);
+        Err(Error::new(kind, "fetch blob", "there is none"))
+    }
+}
+
 struct Scene {
     dir: tempfile::TempDir,
     clock: Arc<Virtual>,
     metrics: Arc<Metrics>,
     config: DownloadConfig,
+    free_floor_bytes: u64,
 }
 
 impl Scene {
@@ -76,6 +96,7 @@ impl Scene {
                 max_mib_per_second: 0,
                 ..DownloadConfig::default()
             },
+            free_floor_bytes: 0,
         }
     }
 
@@ -103,11 +124,16 @@ impl Scene {
             patience: Arc::new(Patience::new(Duration::from_secs(9))),
             journal: Arc::default(),
         };
-        let cached = Arc::new(cache.blob(Arc::clone(&source) as _, wanted).unwrap());
+        let cached = Arc::new(
+            cache
+                .blob(Arc::new(Nothing(source.bytes.len() as u64)), wanted)
+                .unwrap(),
+        );
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let layer = RemoteLayer {
             dir,
+            cache_is_beside: false,
             digest: source.digest.clone(),
             size: source.bytes.len() as u64,
             source: Arc::clone(&source) as _,
@@ -126,6 +152,7 @@ impl Scene {
             clock: Arc::clone(&self.clock) as _,
             metrics: Arc::clone(&self.metrics),
             audit: Arc::default(),
+            free_floor_bytes: self.free_floor_bytes,
         };
         Worker::new(&self.config, layers, shared).run();
     }
@@ -260,6 +287,21 @@ fn what_cannot_succeed_is_not_tried_again() {
     assert!(source.asked.lock().unwrap().is_empty() && other.asked.lock().unwrap().is_empty());
     assert_eq!(
         std::fs::read_dir(scene.dir.path().join("b"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn so_much_of_the_file_system_is_left_free() {
+    let mut scene = Scene::new();
+    scene.free_floor_bytes = u64::MAX / 2;
+    let (layer, source) = scene.layer("a", bytes(5000), 0);
+    scene.run(vec![layer]);
+    assert!(source.asked.lock().unwrap().is_empty());
+    assert_eq!(
+        std::fs::read_dir(scene.dir.path().join("a"))
             .unwrap()
             .count(),
         0
