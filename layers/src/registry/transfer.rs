@@ -89,14 +89,17 @@ impl Transfer {
             if self.range.start > before {
                 backoff.reset();
             }
-            let wait = failure.retry_after.unwrap_or_else(|| backoff.next_wait());
-            // Whoever waits is promised all of the time: the last attempt comes just before its end.
             let left = self.deadline.saturating_duration_since(Instant::now());
+            // Whoever waits is promised all of the time: the last attempt comes just before its end.
             let last_attempt = left.saturating_sub(self.client.timing.backoff_first);
-            if last_attempt.is_zero() {
+            let wait = match failure.retry_after {
+                Some(wait) => Some(wait).filter(|wait| *wait < left),
+                None if last_attempt.is_zero() => None,
+                None => Some(backoff.next_wait().min(last_attempt)),
+            };
+            let Some(wait) = wait else {
                 return Err(self.give_up(Some(failure), began, attempts));
-            }
-            let wait = wait.min(last_attempt);
+            };
             log::debug!("{}: {}; again in {wait:?}", self.blob.url, failure.words);
             last = Some(failure);
             tokio::time::sleep(wait).await;
