@@ -325,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_user_name_is_nobodys() {
+        let credentials = Credentials {
+            user: Vec::new(),
+            password: b"x".to_vec(),
+        };
+        assert_eq!(credentials.basic(), None);
+    }
+
+    #[test]
     fn nothing_shows_a_password() {
         let credentials = Credentials {
             user: b"u".to_vec(),

@@ -200,11 +200,36 @@ fn a_guest_overtakes_the_background() {
                 drop(blob.fetch(10..20, Urgency::Background, soon(4), sink));
             });
         }
-        // One for the size, and as many as the background may have.
-        server.wait_for(17);
+        let end = soon(20);
+        while most.load(Ordering::SeqCst) < 16 {
+            assert!(Instant::now() < end, "the background does not run");
+            std::thread::yield_now();
+        }
         assert_eq!(fetch(&blob, 0, 1).unwrap().len(), 1);
         assert_eq!(most.load(Ordering::SeqCst), 16);
     });
+}
+
+#[test]
+fn a_fetch_that_nobody_waits_for_any_more_ends() {
+    let server = failing_first(1, |_, reply| reply.end(End::Stall(50)));
+    let client = Client::new();
+    let blob = client.blob(&server);
+    let full = |_: &[u8]| {
+        Err(layers::Error::new(
+            layers::ErrorKind::NoSpace,
+            "keep",
+            "full",
+        ))
+    };
+    let sink = &mut { full };
+    blob.fetch(0..100, Urgency::Guest, soon(25), sink)
+        .unwrap_err();
+    let end = soon(10);
+    while count(&client.metrics.registry_in_flight) > 0 {
+        assert!(Instant::now() < end, "still under way");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

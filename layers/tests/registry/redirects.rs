@@ -197,7 +197,7 @@ fn redirects_without_end_are_given_up() {
     let error = fetch_within(&Client::new().blob(&registry), 0, 10, 1).unwrap_err();
     assert_eq!(remote(&error), Remote::BadAnswer);
     assert!(error.to_string().contains("without end"), "{error}");
-    assert_eq!(registry.requests().len() % 9, 0);
+    assert!(registry.requests().len() >= 9);
 }
 
 #[test]
