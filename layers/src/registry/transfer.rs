@@ -72,11 +72,17 @@ impl Transfer {
         let mut backoff = Backoff::new(&self.client.timing);
         let mut attempts = 0_u64;
         let mut last = None;
+        let mut outage_told = false;
         loop {
             attempts += 1;
             let before = self.range.start;
             let failure = match tokio::time::timeout_at(deadline, self.attempt()).await {
-                Ok(Ok(())) if self.is_done() => return Ok(()),
+                Ok(Ok(())) if self.is_done() => {
+                    if outage_told {
+                        log::info!("{}: fetched after {:.1?}", self.blob.url, began.elapsed());
+                    }
+                    return Ok(());
+                }
                 // A server may send less than it was asked for.
                 Ok(Ok(())) => continue,
                 Ok(Err(_)) if self.want == Want::Size && self.is_done() => return Ok(()),
@@ -100,7 +106,17 @@ impl Transfer {
             let Some(wait) = wait else {
                 return Err(self.give_up(Some(failure), began, attempts));
             };
-            log::debug!("{}: {}; again in {wait:?}", self.blob.url, failure.words);
+            let is_news = !outage_told && began.elapsed() >= self.client.timing.outage;
+            outage_told |= is_news;
+            let level = match is_news {
+                true => log::Level::Warn,
+                false => log::Level::Debug,
+            };
+            let (url, words) = (&self.blob.url, &failure.words);
+            log::log!(
+                level,
+                "{url}: {words}; tried {attempts} times, again in {wait:.1?}, for {left:.0?} more"
+            );
             last = Some(failure);
             tokio::time::sleep(wait).await;
             let retries = &self.client.metrics.registry_retries;

@@ -6,6 +6,7 @@ use layers::ErrorKind;
 use serde_json::json;
 use test_servers::{DockerRegistry, Proxy};
 
+use crate::log_lines;
 use crate::support::{Host, Layered, REPO, assert_is, read_piece};
 
 const DISK_BYTES: usize = 4 << 20;
@@ -65,4 +66,30 @@ fn an_open_disk_whose_registry_went_away_reads_what_it_has() {
     assert_is(&host.open(&url, &blobs).unwrap(), &image.disk);
     registry.kill();
     assert_is(&host.open(&url, &blobs).unwrap(), &image.disk);
+}
+
+#[test]
+fn a_read_that_waits_long_for_its_registry_says_so_once() {
+    log_lines::keep();
+    let registry = DockerRegistry::plain().unwrap();
+    let image = Layered::new(4, DISK_BYTES, 1);
+    let blobs = image.push(&registry);
+    let host = Host::new();
+    let disk = host.open(&registry.repo_blob_url(REPO), &blobs).unwrap();
+    registry.kill();
+    let of_blob = |line: &String| line.contains(&blobs[0].0);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| read_piece(&disk, &image.disk, MIDDLE));
+        let warning = log_lines::wait_for(of_blob, Duration::from_secs(60));
+        assert!(warning.starts_with("WARN"), "{warning}");
+        assert!(warning.contains("Connection refused"), "{warning}");
+        assert!(warning.contains("again in"), "{warning}");
+        registry.start_again().unwrap();
+        reading.join().unwrap().unwrap();
+    });
+    let end = |line: &String| of_blob(line) && line.contains("fetched after");
+    let told = log_lines::wait_for(end, Duration::from_secs(10));
+    assert!(told.starts_with("INFO"), "{told}");
+    let count = log_lines::all().iter().filter(|line| of_blob(line)).count();
+    assert_eq!(count, 2, "{:#?}", log_lines::all());
 }

@@ -4,5 +4,6 @@
 mod access;
 mod faults;
 mod gone;
+mod log_lines;
 mod many_layers;
 mod support;
