@@ -103,7 +103,15 @@ impl Directory {
 
     fn open_writable(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let fail = |source| Error::io("open cache directory", source).in_file(&name);
+        let fail = |source: std::io::Error| {
+            let op = match source.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "open cache directory (cacheConfig.cacheDir names another)"
+                }
+                _ => "open cache directory",
+            };
+            Error::io(op, source).in_file(&name)
+        };
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)

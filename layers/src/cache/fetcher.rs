@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::range_source::Urgency;
 
-const GUEST_THREADS: usize = 32;
+const GUEST_THREADS: usize = 64;
 const BACKGROUND_THREADS: usize = 8;
 /// An idle thread ends after this time.
 const IDLE: Duration = Duration::from_secs(10);

@@ -150,12 +150,8 @@ impl Raw {
         let mut cache = self.cache_config;
         if cache.kind.is_none() {
             cache.kind = self.cache_type;
-            cache.dir = self
-                .registry_cache_dir
-                .unwrap_or(CacheConfig::default().dir);
-            cache.size_gib = self
-                .registry_cache_size_gb
-                .unwrap_or(CacheConfig::default().size_gib);
+            cache.dir = self.registry_cache_dir.unwrap_or(cache.dir);
+            cache.size_gib = self.registry_cache_size_gb.unwrap_or(cache.size_gib);
         }
         // Unlike the C++ daemon, nothing is audited that no key asks for: it would be to a place that
         // only root can write.
@@ -216,6 +212,11 @@ mod tests {
         let parse = |text: &str| ServiceConfig::parse(text.as_bytes()).unwrap().cache;
         let old = parse(r#"{"registryCacheDir":"/c","registryCacheSizeGB":9}"#);
         assert_eq!((old.dir.to_str().unwrap(), old.size_gib), ("/c", 9));
+        let typeless = parse(r#"{"cacheConfig":{"cacheDir":"/n","cacheSizeGB":7}}"#);
+        assert_eq!(
+            (typeless.dir.to_str().unwrap(), typeless.size_gib),
+            ("/n", 7)
+        );
         let new =
             parse(r#"{"registryCacheDir":"/c","cacheConfig":{"cacheType":"ocf","cacheDir":"/n"}}"#);
         assert_eq!(new.dir.to_str().unwrap(), "/n");

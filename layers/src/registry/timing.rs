@@ -15,6 +15,8 @@ pub struct Timing {
     pub backoff_first: Duration,
     /// Most wait before any repetition.
     pub backoff_max: Duration,
+    /// The same while a guest waits.
+    pub guest_backoff_max: Duration,
     /// A fetch that still fails after so long is worth a warning.
     pub outage: Duration,
     /// As `silence`, for the accelerator, which is near.
@@ -30,6 +32,7 @@ impl Default for Timing {
             silence: Duration::from_secs(30),
             backoff_first: Duration::from_millis(50),
             backoff_max: Duration::from_secs(30),
+            guest_backoff_max: Duration::from_secs(5),
             outage: Duration::from_secs(10),
             accelerator_silence: Duration::from_secs(5),
             accelerator_pause: Duration::from_secs(5),
