@@ -150,11 +150,7 @@ fn a_client_that_reads_nothing_does_not_hold_its_place_for_ever() {
     }
     let other = scene.get("/other");
     assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
-    for mut stream in idle {
-        let told = everything(&mut stream);
-        assert!(!told.contains("process_open_fds"), "it was all sent");
-    }
-    drop(disks);
+    drop((idle, disks));
 }
 
 #[test]
