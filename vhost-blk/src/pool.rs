@@ -7,28 +7,32 @@
 //! there is work for them.
 //!
 //! Invariants
-//! - at most `threads_max` threads, at most half of which write or flush: reads go on when the host
-//!   holds writers up.
+//! - of `threads_max` threads a third writes or flushes and the others read: reads go on when the
+//!   host holds writers up, and writers when an origin holds reads up.
+//! - a share of the threads that read is sure to every disk: when others' reads hold them all, a
+//!   disk gets as many further ones.
 //! - reads that run, or whose bytes nobody has taken yet, hold at most [`READ_BYTES_MAX`] together,
-//!   or are one single request; writes from the copy of their data on hold [`WRITE_BYTES_MAX`]. Room
-//!   is given in the order it was asked for, to reads and to writes apart: neither waits for room
-//!   that the other holds.
+//!   or are one single request, beyond a share that is sure to every disk; writes from the copy of
+//!   their data on hold [`WRITE_BYTES_MAX`]. Room is given in the order it was asked for, to reads
+//!   and to writes apart: neither waits for room that the other holds.
 //! - nothing of a session that has ended is started, but for a flush.
 //! - a flush answers only requests that came before it began; those that come while a disk is
 //!   flushed share the next flush.
 
 mod job;
+mod reads;
 mod room;
 
 pub use job::{Job, Outcome, Work, WritePlan};
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use layers::{Error, ErrorKind};
 
 use crate::disk::Disk;
 use job::Step;
+use reads::Reads;
 use room::{Direction, Room};
 
 /// Most bytes of reads that run, or are done and not collected.
@@ -55,7 +59,7 @@ struct FlushWaiters {
 #[derive(Debug)]
 struct State {
     /// Tasks are kept with the number in which they came: those that need room first ...
-    reads: Room,
+    reads: Reads,
     reservations: Room,
     /// ... and those that have what they need.
     changes: VecDeque<(u64, Task)>,
@@ -69,8 +73,9 @@ struct State {
 
 impl State {
     fn new(threads_max: usize) -> Self {
+        let writers_max = threads_max.div_ceil(3);
         Self {
-            reads: Room::new(READ_BYTES_MAX),
+            reads: Reads::new((threads_max - writers_max).max(1), READ_BYTES_MAX),
             reservations: Room::new(WRITE_BYTES_MAX),
             changes: VecDeque::new(),
             tasks_seen: 0,
@@ -78,14 +83,7 @@ impl State {
             threads: 0,
             threads_idle: 0,
             writers: 0,
-            writers_max: threads_max.div_ceil(2),
-        }
-    }
-
-    fn room(&mut self, direction: Direction) -> &mut Room {
-        match direction {
-            Direction::Read => &mut self.reads,
-            Direction::Write => &mut self.reservations,
+            writers_max,
         }
     }
 
@@ -94,7 +92,8 @@ impl State {
         self.tasks_seen += 1;
         match task {
             Task::Job(job) => match job.work.room_wanted() {
-                Some((direction, bytes)) => self.room(direction).push(number, bytes, job),
+                Some((Direction::Read, bytes)) => self.reads.push(number, bytes, job),
+                Some((Direction::Write, bytes)) => self.reservations.push(number, bytes, job),
                 None => self.changes.push_back((number, Task::Job(job))),
             },
             flush @ Task::Flush(_) => self.changes.push_back((number, flush)),
@@ -103,6 +102,11 @@ impl State {
 
     fn waiting(&self) -> usize {
         self.reads.waiting() + self.reservations.waiting() + self.changes.len()
+    }
+
+    /// Threads that all that may run at once needs.
+    fn threads_max(&self) -> usize {
+        self.writers_max + self.reads.running_max()
     }
 
     /// The oldest task that may start, and the room it was given.
@@ -119,7 +123,10 @@ impl State {
             .filter_map(|(number, kind)| Some((number?, kind)));
         let (_, oldest) = startable.min_by_key(|(number, _)| *number)?;
         if let Some(direction) = oldest {
-            let (job, bytes) = self.room(direction).pop()?;
+            let (job, bytes) = match direction {
+                Direction::Read => self.reads.pop()?,
+                Direction::Write => self.reservations.pop()?,
+            };
             return Some((Task::Job(job), Some((direction, bytes))));
         }
         let (_, task) = self.changes.pop_front()?;
@@ -177,10 +184,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn permit(self: &Arc<Self>, (direction, bytes): (Direction, usize)) -> Permit {
+    fn permit(self: &Arc<Self>, read: Option<Weak<Disk>>, bytes: usize) -> Permit {
         Permit {
             shared: Arc::clone(self),
-            direction,
+            read,
             bytes,
         }
     }
@@ -190,14 +197,18 @@ impl Shared {
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
-    direction: Direction,
+    /// What is read. `None` for a write.
+    read: Option<Weak<Disk>>,
     bytes: usize,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.room(self.direction).give_back(self.bytes);
+        match &self.read {
+            Some(disk) => state.reads.give_back(disk, self.bytes),
+            None => state.reservations.give_back(self.bytes),
+        }
         drop(state);
         self.shared.startable.notify_one();
     }
@@ -207,11 +218,11 @@ impl Drop for Permit {
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
-    threads_max: usize,
 }
 
 impl Pool {
-    /// A pool that will start up to `threads_max` threads.
+    /// A pool that will start up to `threads_max` threads, at least one that reads and one that
+    /// writes. More are started only to give a disk its share of reads while others' hold all.
     #[must_use]
     pub fn new(threads_max: usize) -> Self {
         Self {
@@ -219,7 +230,6 @@ impl Pool {
                 state: Mutex::new(State::new(threads_max)),
                 startable: Condvar::new(),
             }),
-            threads_max,
         }
     }
 
@@ -228,7 +238,7 @@ impl Pool {
     #[must_use]
     pub fn try_reserve(&self, bytes: usize) -> Option<Permit> {
         let taken = self.shared.lock().reservations.try_take(bytes);
-        taken.then(|| self.shared.permit((Direction::Write, bytes)))
+        taken.then(|| self.shared.permit(None, bytes))
     }
 
     /// Requests that the next flushes will answer.
@@ -245,7 +255,7 @@ impl Pool {
             Work::Flush => state.wait_for_flush(job),
             _ => state.push(Task::Job(job)),
         }
-        if state.threads_idle < state.waiting() && state.threads < self.threads_max {
+        if state.threads_idle < state.waiting() && state.threads < state.threads_max() {
             let shared = Arc::clone(&self.shared);
             let spawned = std::thread::Builder::new()
                 .name("blocking-io".to_owned())
@@ -292,21 +302,24 @@ fn fail(jobs: Vec<Job>) {
 fn work(shared: &Arc<Shared>) {
     loop {
         let (task, room) = next_task(shared);
-        let changes = room.is_none();
+        let mut disk_read = None;
         match task {
             Task::Flush(disk) => run_flush(shared, &disk),
             Task::Job(mut job) => {
-                // A write brings its own.
-                if let Some(room) = room {
-                    job.permit = Some(shared.permit(room));
+                if let Some((direction, bytes)) = room {
+                    disk_read = (direction == Direction::Read).then(|| Arc::downgrade(&job.disk));
+                    // A write brings its own.
+                    job.permit = Some(shared.permit(disk_read.clone(), bytes));
                 }
                 run_job(shared, job);
             }
         }
-        if changes {
-            shared.lock().writers -= 1;
-            shared.startable.notify_one();
+        match (room, disk_read) {
+            (_, Some(disk)) => shared.lock().reads.end(&disk),
+            (None, None) => shared.lock().writers -= 1,
+            (Some(_), None) => continue,
         }
+        shared.startable.notify_one();
     }
 }
 
@@ -448,15 +461,89 @@ mod tests {
     }
 
     fn wait_for(mailbox: &Mailbox, count: usize) -> Vec<Outcome> {
-        let mut completions = Vec::new();
-        while completions.len() < count {
+        let (mut completions, mut outcomes) = (Vec::new(), Vec::new());
+        while outcomes.len() < count {
             mailbox.wait_posted();
             mailbox.collect(&mut completions);
+            outcomes.extend(completions.drain(..).map(|one| one.result.unwrap()));
         }
-        completions
-            .into_iter()
-            .map(|one| one.result.unwrap())
-            .collect()
+        outcomes
+    }
+
+    /// Keeps a pool of `threads` threads busy with more reads of one disk than it has, each of `len`
+    /// bytes, until the sender is gone.
+    fn with_a_stuck_disk(threads: usize, len: usize, test: impl FnOnce(&Pool, &Arc<Disk>)) {
+        let (give, tokens) = channel::<()>();
+        let tokens = Mutex::new(tokens);
+        let stuck = Arc::new(disk_of(&[(0, &[7; 512])], move |_, _| {
+            tokens.lock().unwrap().recv().ok();
+            Ok(Progress::Done)
+        }));
+        let pool = Pool::new(threads);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        for _ in 0..3 * threads {
+            pool.submit(job(&stuck, &mailbox, len));
+        }
+        test(&pool, &stuck);
+        drop(give);
+        wait_for(&mailbox, 3 * threads);
+    }
+
+    #[test]
+    fn a_disk_whose_reads_are_stuck_does_not_hold_up_others() {
+        for len in [512, READ_BYTES_MAX / 8] {
+            with_a_stuck_disk(12, len, |pool, _| {
+                let read = Arc::new(disk_of(&[(0, &[7; 512])], |_, _| Ok(Progress::Done)));
+                let mailbox = Arc::new(Mailbox::new().unwrap());
+                pool.submit(job(&read, &mailbox, 512));
+                let outcomes = wait_for(&mailbox, 1);
+                assert!(matches!(outcomes[..], [Outcome::Bytes(_)]), "{outcomes:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn many_disks_whose_reads_are_stuck_do_not_hold_up_another() {
+        with_a_stuck_disk(3, 512, |pool, _| {
+            let (give, tokens) = channel::<()>();
+            let tokens = Arc::new(Mutex::new(tokens));
+            let stuck = (0..8).map(|_| {
+                let tokens = Arc::clone(&tokens);
+                Arc::new(disk_of(&[(0, &[7; 512])], move |_, _| {
+                    tokens.lock().unwrap().recv().ok();
+                    Ok(Progress::Done)
+                }))
+            });
+            let held = Arc::new(Mailbox::new().unwrap());
+            for disk in stuck {
+                (0..4).for_each(|_| pool.submit(job(&disk, &held, 512)));
+            }
+            let read = Arc::new(disk_of(&[(0, &[7; 512])], |_, _| Ok(Progress::Done)));
+            let mailbox = Arc::new(Mailbox::new().unwrap());
+            pool.submit(job(&read, &mailbox, 512));
+            wait_for(&mailbox, 1);
+            drop(give);
+            wait_for(&held, 32);
+        });
+    }
+
+    #[test]
+    fn writes_and_flushes_go_on_while_reads_are_stuck() {
+        with_a_stuck_disk(3, 512, |pool, stuck| {
+            let mailbox = Arc::new(Mailbox::new().unwrap());
+            pool.submit(Job {
+                work: Work::Flush,
+                ..job(stuck, &mailbox, 0)
+            });
+            wait_for(&mailbox, 1);
+            let written = writable_disk(UpperKind::AppendOnly, |_| Ok(()));
+            pool.submit(Job {
+                work: write(512),
+                permit: pool.try_reserve(512),
+                ..job(&Arc::new(written), &mailbox, 0)
+            });
+            wait_for(&mailbox, 1);
+        });
     }
 
     #[test]

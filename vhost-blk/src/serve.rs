@@ -24,8 +24,9 @@ use crate::pool::Pool;
 use crate::session::{DRAIN_TIMEOUT, Stopper, serve_connections};
 use crate::socket::{self, SocketFile};
 
-/// Requests that wait for a disk or the network at the same time, in the whole process.
-const POOL_THREADS_MAX: usize = 32;
+/// Requests that wait for a disk or the network at the same time, in the whole process: 16 that
+/// write or flush, 32 that read, and while those are taken 8 that read for each further disk.
+const POOL_THREADS_MAX: usize = 48;
 
 /// Time for sessions to end after their requests have been drained.
 const END_TIMEOUT: Duration = Duration::from_secs(2);

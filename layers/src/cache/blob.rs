@@ -404,7 +404,8 @@ impl CachedBlob {
                 false => Urgency::Guest,
             };
             let fetcher = &self.blob.cache.fetcher;
-            fetcher.submit(urgency, Box::new(move || fill(&blob, &flight)));
+            let key = Arc::as_ptr(&blob).addr();
+            fetcher.submit(key, urgency, Box::new(move || fill(&blob, &flight)));
         }
     }
 

@@ -1,4 +1,4 @@
-//! How many bytes requests may hold, and those that wait until they may.
+//! How many bytes writes may hold, and those that wait until they may.
 //!
 //! pool -> **room**
 //!
@@ -21,13 +21,15 @@ pub(super) enum Direction {
 
 /// A job that waits for room.
 #[derive(Debug)]
-struct Waiting {
-    number: u64,
-    bytes: usize,
-    job: Job,
+pub(super) struct Waiting {
+    /// When it came.
+    pub(super) number: u64,
+    /// What it asks for.
+    pub(super) bytes: usize,
+    pub(super) job: Job,
 }
 
-/// Room for the bytes of requests of one direction.
+/// Room for the bytes of writes.
 #[derive(Debug)]
 pub(super) struct Room {
     waiting: VecDeque<Waiting>,
