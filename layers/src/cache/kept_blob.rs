@@ -20,7 +20,7 @@ use super::record::{
 };
 use super::verified::Verified;
 use crate::dest::Dest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{LocalFile, RangeLock, punch_hole};
 use crate::read_at::{Progress, ReadAt, Wait};
 
@@ -48,8 +48,8 @@ pub(super) struct KeptBlob {
 }
 
 impl KeptBlob {
-    /// Opens the files of a blob; makes them, empty, unless both are there and belong to this digest
-    /// and size. Blocks for the directory's lock.
+    /// Opens the files of a blob; makes them, empty, if one is missing, damaged or not of this digest
+    /// and size. Files that cannot be opened now stay as they are. Blocks for the directory's lock.
     ///
     /// # Errors
     /// `Io`, `NoSpace`.
@@ -60,8 +60,10 @@ impl KeptBlob {
         match Self::open_existing(files) {
             Ok(kept) if fits(&kept) => return Ok(kept),
             Ok(_) => log::warn!("{}: of another blob; begun anew", files.record.display()),
-            Err(error) if error.kind() == crate::ErrorKind::NotFound => {}
-            Err(error) => log::warn!("{error}; begun anew"),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => log::warn!("{error}; begun anew"),
+            // Of what is kept this says nothing: the process may be out of descriptors, say.
+            Err(error) => return Err(error),
         }
         remove(files)?;
         make(files, layout, digest)?;
