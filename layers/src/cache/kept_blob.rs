@@ -21,7 +21,7 @@ use super::record::{
 use super::verified::Verified;
 use crate::dest::Dest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{LocalFile, RangeLock, punch_hole};
+use crate::io::{LocalFile, RangeLock, is_locked, punch_hole};
 use crate::read_at::{Progress, ReadAt, Wait};
 
 /// How a look for bytes ended.
@@ -68,6 +68,21 @@ impl KeptBlob {
         remove(files)?;
         make(files, layout, digest)?;
         Self::open_existing(files)
+    }
+
+    /// `None` when they are missing or damaged, so that nobody can read anything of it; otherwise as
+    /// [`KeptBlob::open_existing`].
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn open_readable(files: &BlobFiles) -> Result<Option<Self>> {
+        match Self::open_existing(files) {
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens the files of a blob as they are, and shows others that it is in use. To be called with the
@@ -148,7 +163,7 @@ impl KeptBlob {
                     _ => self.read_block(block, skip, piece, wait),
                 };
             match look {
-                Look::Done => {}
+                Look::Done => self.record.touch(block / BLOCKS_PER_CHUNK, now),
                 // Where one block is damaged there may be more: all of them are fetched at once.
                 Look::Corrupt(blocks) => damaged += blocks,
                 Look::Pending | Look::Missing if damaged == 0 => return look,
@@ -311,6 +326,14 @@ impl KeptBlob {
                 .map_or(0, |found| std::os::unix::fs::MetadataExt::blocks(&found))
         };
         (blocks(&files.media) + blocks(&files.record)) * 512
+    }
+}
+
+/// Has anybody a blob open whose files may be unreadable by now?
+pub(super) fn is_in_use(files: &BlobFiles) -> bool {
+    match File::open(&files.record) {
+        Ok(record) => is_locked(&record, 0..1).unwrap_or(true),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

@@ -30,7 +30,8 @@ const PARTIAL: &str = ".download";
 /// layer, so its bytes are copied.
 const PARTIAL_BESIDE_CACHE: &str = ".download.filling";
 /// What the cache has in a layer's directory.
-const CACHE_FILES: [&str; 2] = [PARTIAL, ".download.chunks"];
+const CACHE_FILES: [&str; 2] = [PARTIAL, CACHE_RECORD];
+const CACHE_RECORD: &str = ".download.chunks";
 
 /// Bytes that are hashed at once.
 const HASH_BYTES: usize = 1 << 20;
@@ -73,6 +74,8 @@ impl PartialFile {
 
     /// Not locked yet: somebody else may be writing it.
     fn open(dir: &Path, size: u64, beside_cache: bool) -> Result<Self> {
+        // Another process's cache may be there while this one's is elsewhere.
+        let beside_cache = beside_cache || dir.join(CACHE_RECORD).exists();
         let path = dir.join(match beside_cache {
             true => PARTIAL_BESIDE_CACHE,
             false => PARTIAL,

@@ -87,6 +87,29 @@ fn blobs_that_nobody_has_open_go_first_and_pinned_ones_never() {
 }
 
 #[test]
+fn reads_that_check_every_block_count_as_use() {
+    use std::os::unix::fs::FileExt;
+    let bytes = content(45, 1 << 20);
+    let (host, origin) = (Host::new(), Origin::new(bytes));
+    let cache = host.cache();
+    let blob = host.blob(&cache, &origin);
+    blob.check_every_read();
+    fill(&blob);
+    let record = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(host.record())
+        .unwrap();
+    // The time of last use of chunk 1.
+    let offset = 4096 + 16 + 12;
+    record.write_all_at(&[0; 4], offset).unwrap();
+    read(&blob, 300_000, 5000);
+    let mut last_use = [0; 4];
+    record.read_exact_at(&mut last_use, offset).unwrap();
+    assert_ne!(last_use, [0; 4]);
+}
+
+#[test]
 fn a_blob_larger_than_the_cache_is_read_right() {
     let mut host = Host::new();
     host.config.size_mib = Some(2);
