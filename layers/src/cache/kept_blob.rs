@@ -117,6 +117,10 @@ impl KeptBlob {
         })
     }
 
+    pub(super) fn media(&self) -> &File {
+        &self.media_file
+    }
+
     pub(super) fn layout(&self) -> Layout {
         self.record.layout()
     }
@@ -342,7 +346,7 @@ pub(super) fn is_in_use(files: &BlobFiles) -> bool {
 /// # Errors
 /// `Io`.
 pub(super) fn remove(files: &BlobFiles) -> Result<()> {
-    for path in [&files.record, &files.media] {
+    for path in [&files.record, &files.unfinished(), &files.media] {
         match std::fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 let name = path.display().to_string();
@@ -370,7 +374,7 @@ fn make(files: &BlobFiles, layout: Layout, digest: &str) -> Result<()> {
     create(&files.media)
         .and_then(|media| media.set_len(layout.blob_bytes))
         .map_err(fail)?;
-    let unfinished = files.record.with_added_extension("new");
+    let unfinished = files.unfinished();
     let made = create(&unfinished)
         .map_err(fail)
         .and_then(|file| Record::create(file, layout, digest))

@@ -100,6 +100,12 @@ impl Room {
         done
     }
 
+    /// Has the file system of `file`, which may be another than the cache's, so many bytes to spare?
+    pub(super) fn leaves_floor(&self, file: &File, bytes: u64) -> bool {
+        let free = free_bytes(file).unwrap_or(u64::MAX);
+        free >= self.limits.floor_bytes.saturating_add(bytes)
+    }
+
     /// A file was made that may take so many bytes.
     pub(super) fn charge(&self, bytes: u64) {
         if let Some(counter) = self.counter() {

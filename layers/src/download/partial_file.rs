@@ -286,6 +286,15 @@ mod tests {
     }
 
     #[test]
+    fn what_another_cache_keeps_beside_the_layer_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(PARTIAL), b"media").unwrap();
+        std::fs::write(dir.path().join(CACHE_RECORD), b"record").unwrap();
+        mine(dir.path(), 5).write(0, b"hello").unwrap();
+        assert_eq!(std::fs::read(dir.path().join(PARTIAL)).unwrap(), b"media");
+    }
+
+    #[test]
     fn a_file_that_lost_its_name_while_somebody_waited_for_it_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let first = mine(dir.path(), 5);
