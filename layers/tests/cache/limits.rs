@@ -121,6 +121,21 @@ fn what_cannot_be_kept_is_not_prefetched_to_the_end() {
 }
 
 #[test]
+fn the_free_space_floor_holds_beside_a_layer_too() {
+    let mut host = Host::new();
+    host.config.free_floor_mib = 1 << 40;
+    let layer = host.dir.path().join("layer");
+    std::fs::create_dir(&layer).unwrap();
+    let bytes = content(50, 1 << 20);
+    let origin = Origin::new(bytes.clone());
+    let cache = host.cache();
+    let blob = host.blob_of(&cache, &origin, &digest(8), Place::Layer(layer));
+    check_all(&blob, &bytes);
+    fill(&blob);
+    assert_eq!(blob.present_bytes(), 0);
+}
+
+#[test]
 fn a_request_has_a_bound_however_large_the_refill_size() {
     let mut host = Host::new();
     host.config.refill_bytes = Some(1 << 30);
