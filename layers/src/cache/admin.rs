@@ -180,8 +180,7 @@ impl Admin {
         for digest in self.digests()? {
             let files = self.directory.blob(&digest);
             let _lock = self.lock()?;
-            let kept = self.open_locked(&digest)?;
-            let is_in_use = kept.is_some_and(|kept| kept.record.is_in_use());
+            let is_in_use = kept_blob::is_in_use(&files);
             if is_in_use || self.directory.pin(&digest).exists() {
                 staying.push(digest);
                 continue;
@@ -241,17 +240,6 @@ impl Admin {
 
     fn open_blob(&self, digest: &str) -> Result<Option<KeptBlob>> {
         let _lock = self.lock()?;
-        self.open_locked(digest)
-    }
-
-    /// `None` when nothing of it can be read.
-    fn open_locked(&self, digest: &str) -> Result<Option<KeptBlob>> {
-        match KeptBlob::open_existing(&self.directory.blob(digest)) {
-            Ok(kept) => Ok(Some(kept)),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        KeptBlob::open_readable(&self.directory.blob(digest))
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! Invariants
 //! - a read of bytes that are here and verified takes no lock and allocates nothing.
-//! - a read with [`Wait::Never`] never waits for the origin, nor for a disk.
+//! - a read with [`Wait::Never`] never waits for the origin, nor for bytes of the media. Once a minute
+//!   it notes in the mapped record that a chunk is used, which may wait for the record's page.
 //!
 //! Source: docs/cache.md.
 
@@ -30,7 +31,7 @@ use crate::read_at::{Progress, ReadAt, Wait};
 /// A lone miss is rounded out to multiples of this.
 const MISS_BYTES: u64 = 32 << 10;
 /// Longest range of one request.
-const FLIGHT_BYTES_MAX: u64 = 2 << 20;
+pub(super) const FLIGHT_BYTES_MAX: u64 = 2 << 20;
 /// What is planned and waited for at once; bounds the buffers of a large read.
 const WINDOW_BYTES: u64 = 4 << 20;
 /// What opening a layer reads first: headers at its start, jump table and trailers at its end.
@@ -172,13 +173,11 @@ impl CachedBlob {
     /// # Errors
     /// Those of the source.
     pub fn prefetch(&self, range: Range<u64>, urgency: Urgency) -> Result<()> {
-        if self.blob.kept().is_none() {
-            return Ok(());
-        }
         let deadline = self.wanted.patience.deadline();
         let end = range.end.min(self.size());
         let mut start = range.start;
-        while start < end {
+        // What would not be kept is not worth the origin's time.
+        while start < end && self.blob.is_keeping() {
             let window = start..end.min(start + WINDOW_BYTES);
             start = window.end;
             let plan = self.plan(&window, urgency, deadline, None, self.align_blocks(1));

@@ -24,6 +24,8 @@ use crate::config::CacheConfig;
 use crate::error::{Error, ErrorKind, Result};
 
 const RECORD_SUFFIX: &str = ".chunks";
+/// Behind the name of a record that is being made, or whose maker was killed.
+const UNFINISHED_SUFFIX: &str = ".new";
 const PIN_SUFFIX: &str = ".pin";
 const USAGE: &str = "usage";
 
@@ -36,6 +38,13 @@ pub(super) struct BlobFiles {
 }
 
 impl BlobFiles {
+    /// The record while it is being made.
+    pub(super) fn unfinished(&self) -> PathBuf {
+        let mut name = self.record.clone().into_os_string();
+        name.push(UNFINISHED_SUFFIX);
+        name.into()
+    }
+
     /// Those in a layer's own directory.
     pub(super) fn beside_layer(dir: &Path) -> Self {
         Self {
@@ -184,7 +193,8 @@ impl Directory {
         for entry in std::fs::read_dir(&self.path)? {
             let name = entry?.file_name();
             let Some(name) = name.to_str() else { continue };
-            let digest = name.strip_suffix(RECORD_SUFFIX).unwrap_or(name);
+            let finished = name.strip_suffix(UNFINISHED_SUFFIX).unwrap_or(name);
+            let digest = finished.strip_suffix(RECORD_SUFFIX).unwrap_or(finished);
             if is_digest(digest) {
                 found.insert(digest.to_owned());
             }

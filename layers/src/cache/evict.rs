@@ -14,7 +14,7 @@ use super::directory::{self, BlobFiles, Directory};
 use super::kept_blob::{self, KeptBlob};
 use super::record::BLOCK_BYTES;
 use super::room::Limits;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Less is not worth looking for.
 const STRAY_BYTES_MIN: u64 = 1 << 20;
@@ -187,15 +187,7 @@ fn give_back_strays(files: &BlobFiles, kept: &KeptBlob) -> u64 {
 fn open(files: &BlobFiles) -> Result<Option<KeptBlob>> {
     let fail = |source| Error::io("lock cache directory", source);
     let _lock = directory::lock(&files.dir).map_err(fail)?;
-    open_locked(files)
-}
-
-fn open_locked(files: &BlobFiles) -> Result<Option<KeptBlob>> {
-    match KeptBlob::open_existing(files) {
-        Ok(kept) => Ok(Some(kept)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(None),
-        Err(error) => Err(error),
-    }
+    KeptBlob::open_readable(files)
 }
 
 /// Removes the files of a blob that nobody has open and that has nothing present. Returns the bytes that
@@ -204,9 +196,9 @@ fn remove_unused(files: &BlobFiles) -> u64 {
     let Ok(_lock) = directory::lock(&files.dir) else {
         return 0;
     };
-    let is_unused = match open_locked(files) {
+    let is_unused = match KeptBlob::open_readable(files) {
         Ok(Some(kept)) => !kept.record.is_in_use() && kept.record.present_bytes() == 0,
-        Ok(None) => true,
+        Ok(None) => !kept_blob::is_in_use(files),
         Err(_) => false,
     };
     if !is_unused {

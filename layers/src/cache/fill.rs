@@ -261,7 +261,11 @@ impl Fill<'_> {
         }
         let len = (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
         let room = self.blob.room();
-        if room.is_some_and(|room| !room.reserve(len)) {
+        let has_room = match room {
+            Some(room) => room.reserve(len),
+            None => self.blob.cache.room.leaves_floor(kept.media(), len),
+        };
+        if !has_room {
             self.blob.warn_unkept("the cache is full, or the disk is");
             return false;
         }

@@ -20,8 +20,8 @@ use super::record::{
 };
 use super::verified::Verified;
 use crate::dest::Dest;
-use crate::error::{Error, Result};
-use crate::io::{LocalFile, RangeLock, punch_hole};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{LocalFile, RangeLock, is_locked, punch_hole};
 use crate::read_at::{Progress, ReadAt, Wait};
 
 /// How a look for bytes ended.
@@ -48,8 +48,8 @@ pub(super) struct KeptBlob {
 }
 
 impl KeptBlob {
-    /// Opens the files of a blob; makes them, empty, unless both are there and belong to this digest
-    /// and size. Blocks for the directory's lock.
+    /// Opens the files of a blob; makes them, empty, if one is missing, damaged or not of this digest
+    /// and size. Files that cannot be opened now stay as they are. Blocks for the directory's lock.
     ///
     /// # Errors
     /// `Io`, `NoSpace`.
@@ -60,12 +60,29 @@ impl KeptBlob {
         match Self::open_existing(files) {
             Ok(kept) if fits(&kept) => return Ok(kept),
             Ok(_) => log::warn!("{}: of another blob; begun anew", files.record.display()),
-            Err(error) if error.kind() == crate::ErrorKind::NotFound => {}
-            Err(error) => log::warn!("{error}; begun anew"),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => log::warn!("{error}; begun anew"),
+            // Of what is kept this says nothing: the process may be out of descriptors, say.
+            Err(error) => return Err(error),
         }
         remove(files)?;
         make(files, layout, digest)?;
         Self::open_existing(files)
+    }
+
+    /// `None` when they are missing or damaged, so that nobody can read anything of it; otherwise as
+    /// [`KeptBlob::open_existing`].
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn open_readable(files: &BlobFiles) -> Result<Option<Self>> {
+        match Self::open_existing(files) {
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens the files of a blob as they are, and shows others that it is in use. To be called with the
@@ -98,6 +115,10 @@ impl KeptBlob {
             verified: Verified::new(layout.chunks()),
             record,
         })
+    }
+
+    pub(super) fn media(&self) -> &File {
+        &self.media_file
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -146,7 +167,7 @@ impl KeptBlob {
                     _ => self.read_block(block, skip, piece, wait),
                 };
             match look {
-                Look::Done => {}
+                Look::Done => self.record.touch(block / BLOCKS_PER_CHUNK, now),
                 // Where one block is damaged there may be more: all of them are fetched at once.
                 Look::Corrupt(blocks) => damaged += blocks,
                 Look::Pending | Look::Missing if damaged == 0 => return look,
@@ -312,12 +333,20 @@ impl KeptBlob {
     }
 }
 
+/// Has anybody a blob open whose files may be unreadable by now?
+pub(super) fn is_in_use(files: &BlobFiles) -> bool {
+    match File::open(&files.record) {
+        Ok(record) => is_locked(&record, 0..1).unwrap_or(true),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// Removes the files of a blob. To be called with the directory's lock held.
 ///
 /// # Errors
 /// `Io`.
 pub(super) fn remove(files: &BlobFiles) -> Result<()> {
-    for path in [&files.record, &files.media] {
+    for path in [&files.record, &files.unfinished(), &files.media] {
         match std::fs::remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 let name = path.display().to_string();
@@ -345,7 +374,7 @@ fn make(files: &BlobFiles, layout: Layout, digest: &str) -> Result<()> {
     create(&files.media)
         .and_then(|media| media.set_len(layout.blob_bytes))
         .map_err(fail)?;
-    let unfinished = files.record.with_added_extension("new");
+    let unfinished = files.unfinished();
     let made = create(&unfinished)
         .map_err(fail)
         .and_then(|file| Record::create(file, layout, digest))

@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-use blob::Blob;
+use blob::{Blob, FLIGHT_BYTES_MAX};
 use directory::{BlobFiles, Directory, is_digest};
 use fetcher::Fetcher;
 use kept_blob::KeptBlob;
@@ -104,7 +104,7 @@ impl Cache {
             audit: Arc::clone(audit),
             room,
             fetcher: Fetcher::new(),
-            refill_bytes: config.refill_bytes,
+            refill_bytes: config.refill_bytes.map(bounded_refill),
             clock: AtomicU32::new(0),
             blobs: Mutex::default(),
             janitor: janitor::Janitor::default(),
@@ -212,6 +212,14 @@ fn check(config: &CacheConfig) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The C++ daemon takes any size; a request here has a bound.
+fn bounded_refill(bytes: u64) -> u64 {
+    if bytes > FLIGHT_BYTES_MAX {
+        log::warn!("refillSize {bytes}: {FLIGHT_BYTES_MAX} is used, the most of one request");
+    }
+    bytes.min(FLIGHT_BYTES_MAX)
 }
 
 /// The files of a blob; `None`, with a warning, when nothing can be kept of it.

@@ -38,6 +38,9 @@ pub(super) const CHUNK_BYTES: u64 = BLOCK_BYTES * BLOCKS_PER_CHUNK;
 /// Larger blobs are read, but not kept.
 pub(super) const BLOB_BYTES_MAX: u64 = 1 << 40;
 
+/// Times of last use are right to so many seconds.
+const TOUCH_SECONDS: u32 = 60;
+
 const MAGIC: &[u8; 8] = b"obdchnk\n";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 4096;
@@ -296,11 +299,12 @@ impl Record {
         word.map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// The chunk is read now.
+    /// The chunk is read now. Stored now and then only: the first store after the page was written back
+    /// may wait for the disk.
     #[inline]
     pub(super) fn touch(&self, chunk: u64, now: u32) {
         if let Some(word) = self.table.u32_at(Self::state_offset(chunk) + 12)
-            && word.load(Ordering::Relaxed) != now
+            && word.load(Ordering::Relaxed).abs_diff(now) >= TOUCH_SECONDS
         {
             word.store(now, Ordering::Relaxed);
         }

@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::directory::Directory;
@@ -23,10 +23,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::{LockKind, RangeLock, SharedTable, free_bytes};
 use crate::metrics::Metrics;
 
-/// After an eviction that found nothing to evict, none is tried for this time.
+/// After an eviction, or a wait for another's, that made no room, none is tried for this time.
 const FUTILE: Duration = Duration::from_secs(1);
 /// Longest wait for another process that evicts.
 const TURN_WAIT_MAX: Duration = Duration::from_millis(200);
+/// How often it is looked whether that one is done.
+const TURN_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How much may be kept.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +57,6 @@ pub(super) struct Room {
     usage_file: Arc<File>,
     /// Until when eviction is known to be futile.
     evicting: Mutex<Option<Instant>>,
-    turn: Condvar,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
 }
@@ -76,7 +77,6 @@ impl Room {
             directory,
             limits,
             evicting: Mutex::default(),
-            turn: Condvar::new(),
             metrics: Arc::clone(metrics),
             audit: Arc::clone(audit),
         })
@@ -94,11 +94,16 @@ impl Room {
         if futile_until.is_some_and(|until| Instant::now() < until) {
             return false;
         }
-        let freed = self.evict_in_turn(bytes, TURN_WAIT_MAX);
+        self.evict_in_turn(bytes, TURN_WAIT_MAX);
         let done = self.try_reserve(bytes);
-        let is_futile = !done && freed == Some(0);
-        *futile_until = is_futile.then(|| Instant::now() + FUTILE);
+        *futile_until = (!done).then(|| Instant::now() + FUTILE);
         done
+    }
+
+    /// Has the file system of `file`, which may be another than the cache's, so many bytes to spare?
+    pub(super) fn leaves_floor(&self, file: &File, bytes: u64) -> bool {
+        let free = free_bytes(file).unwrap_or(u64::MAX);
+        free >= self.limits.floor_bytes.saturating_add(bytes)
     }
 
     /// A file was made that may take so many bytes.
@@ -115,18 +120,19 @@ impl Room {
 
     /// Evicts if there is more than there should be. Blocks.
     pub(super) fn check(&self) {
-        let used = self
-            .counter()
-            .map_or(0, |counter| counter.load(Ordering::Relaxed));
-        if used > self.limits.bytes || self.free_bytes() < self.limits.floor_bytes {
+        if self.used() > self.limits.bytes || self.free_bytes() < self.limits.floor_bytes {
             let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
             // Another process that evicts does this one's work.
             self.evict_in_turn(0, Duration::ZERO);
         }
     }
 
-    /// Counts all files. Blocks.
+    /// Counts all files, unless another process counts or evicts. Blocks.
     pub(super) fn recount(&self) {
+        let _evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two that correct the counter at once would correct it twice.
+        let turn = RangeLock::try_new(&self.usage_file, 0..1, LockKind::Exclusive);
+        let Ok(Some(_turn)) = turn else { return };
         let before = self.used();
         if let Ok(total) = evict::count(&self.directory) {
             self.correct(before, total);
@@ -183,27 +189,20 @@ impl Room {
         free_bytes(self.directory.handle()).unwrap_or(u64::MAX)
     }
 
-    /// Evicts when no other process does; otherwise waits for that a little. Returns the bytes that this
-    /// one has evicted, if it could.
-    fn evict_in_turn(&self, wanted: u64, patience: Duration) -> Option<u64> {
+    /// Evicts when no other process does; otherwise waits for that a little.
+    fn evict_in_turn(&self, wanted: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
-        let waiting = Mutex::new(());
         loop {
             match RangeLock::try_new(&self.usage_file, 0..1, LockKind::Exclusive) {
                 Ok(Some(_turn)) => {
-                    return match self.evict(wanted) {
-                        Ok(evicted) => Some(evicted.bytes),
-                        Err(error) => {
-                            log::warn!("evict from {}: {error}", self.directory.path().display());
-                            None
-                        }
-                    };
+                    if let Err(error) = self.evict(wanted) {
+                        log::warn!("evict from {}: {error}", self.directory.path().display());
+                    }
+                    return;
                 }
-                Ok(None) if Instant::now() < deadline => {
-                    let guard = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                    drop(self.turn.wait_timeout(guard, Duration::from_millis(5)));
-                }
-                _ => return None,
+                // The kernel tells nobody when such a lock is free again.
+                Ok(None) if Instant::now() < deadline => std::thread::park_timeout(TURN_LOOK_EVERY),
+                _ => return,
             }
         }
     }

@@ -108,16 +108,17 @@ mod tests {
         let verified = Verified::new(layout.chunks());
         verified.mark(&record, 0, 0, 1 << 63);
         verified.mark(&record, 1, 0, 1);
-        let stamp = verified.stamp(&record, &(63..65), 9);
+        let stamp = verified.stamp(&record, &(63..65), 99);
         assert!(stamp.is_some());
-        assert_eq!((record.last_use(0), record.last_use(2)), (9, 0));
-        assert_eq!(verified.stamp(&record, &(63..66), 9), None);
+        assert_eq!((record.last_use(0), record.last_use(2)), (99, 0));
+        assert_eq!(verified.stamp(&record, &(63..66), 99), None);
         record.give_up(1, 1 << 40);
-        assert_eq!(verified.stamp(&record, &(63..65), 9), None);
+        assert_eq!(verified.stamp(&record, &(63..65), 99), None);
         verified.mark(&record, 1, 0, 1);
-        assert_eq!(verified.stamp(&record, &(63..65), 9), None, "an old mark");
+        assert_eq!(verified.stamp(&record, &(63..65), 99), None, "an old mark");
         verified.mark(&record, 1, 1, 1);
-        let later = verified.stamp(&record, &(63..65), 9);
+        let later = verified.stamp(&record, &(63..65), 130);
+        assert_eq!(record.last_use(0), 99, "stored a moment ago");
         assert!(later.is_some() && later != stamp);
     }
 }

@@ -13,8 +13,10 @@ use std::time::Duration;
 use super::pace::Pace;
 use super::partial_file::PartialFile;
 use super::{RemoteLayer, Shared};
+use crate::cache::CachedBlob;
 use crate::error::{Error, ErrorKind, Remote, Result};
 use crate::range_source::Urgency;
+use crate::read_at::ReadAt;
 
 /// A request that takes longer has failed; what it brought stays.
 const REQUEST_TIME: Duration = Duration::from_secs(120);
@@ -128,8 +130,10 @@ impl Fill<'_> {
         }
         self.check_room(&run)?;
         let source = &self.layer.source;
+        let suspect = (self.trust == Trust::Origin).then_some(&*self.layer.cached);
         let mut pieces = Pieces {
             partial: self.partial,
+            suspect,
             buf: self.buf,
             filled: 0,
             at: run.start,
@@ -175,6 +179,8 @@ fn part_of<'a>(buf: &'a mut [u8], piece: &Range<u64>) -> &'a mut [u8] {
 /// Makes pieces of whatever a source gives.
 struct Pieces<'a> {
     partial: &'a PartialFile,
+    /// What may have wrong bytes, and give them to guests.
+    suspect: Option<&'a CachedBlob>,
     buf: &'a mut [u8],
     filled: usize,
     /// Where `buf` belongs in the file.
@@ -197,6 +203,9 @@ impl Pieces<'_> {
             self.filled += now.len();
             bytes = later;
             if self.filled == part.len() {
+                if let Some(cached) = self.suspect {
+                    drop_other_than(cached, at, part);
+                }
                 self.partial.write(at, part)?;
                 self.at = piece.end;
                 self.filled = 0;
@@ -210,6 +219,22 @@ impl Pieces<'_> {
             return Ok(());
         }
         Err(wrong_count("fewer bytes than were asked for", self.at).in_file(source))
+    }
+}
+
+/// Drops the blocks that the cache has otherwise than the origin: a layer without checksums has nothing
+/// else that would find them.
+fn drop_other_than(cached: &CachedBlob, start: u64, bytes: &[u8]) {
+    let mut kept = [0; 4096];
+    for (at, block) in (start..).step_by(kept.len()).zip(bytes.chunks(4096)) {
+        let kept = kept.split_at_mut(block.len()).0;
+        if matches!(cached.read_if_present(at, kept), Ok(true)) && *kept != *block {
+            log::warn!(
+                "{}: the cached block at byte {at} is wrong; dropped",
+                cached.name()
+            );
+            cached.distrust(at, block.len() as u64);
+        }
     }
 }
 

@@ -30,7 +30,8 @@ const PARTIAL: &str = ".download";
 /// layer, so its bytes are copied.
 const PARTIAL_BESIDE_CACHE: &str = ".download.filling";
 /// What the cache has in a layer's directory.
-const CACHE_FILES: [&str; 2] = [PARTIAL, ".download.chunks"];
+const CACHE_FILES: [&str; 2] = [PARTIAL, CACHE_RECORD];
+const CACHE_RECORD: &str = ".download.chunks";
 
 /// Bytes that are hashed at once.
 const HASH_BYTES: usize = 1 << 20;
@@ -73,6 +74,8 @@ impl PartialFile {
 
     /// Not locked yet: somebody else may be writing it.
     fn open(dir: &Path, size: u64, beside_cache: bool) -> Result<Self> {
+        // Another process's cache may be there while this one's is elsewhere.
+        let beside_cache = beside_cache || dir.join(CACHE_RECORD).exists();
         let path = dir.join(match beside_cache {
             true => PARTIAL_BESIDE_CACHE,
             false => PARTIAL,
@@ -280,6 +283,15 @@ mod tests {
             Claim::Taken
         ));
         assert!(!dir.path().join(PARTIAL).exists());
+    }
+
+    #[test]
+    fn what_another_cache_keeps_beside_the_layer_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(PARTIAL), b"media").unwrap();
+        std::fs::write(dir.path().join(CACHE_RECORD), b"record").unwrap();
+        mine(dir.path(), 5).write(0, b"hello").unwrap();
+        assert_eq!(std::fs::read(dir.path().join(PARTIAL)).unwrap(), b"media");
     }
 
     #[test]

@@ -7,17 +7,19 @@
 //! Source: format reference 3.1 (detection order), 4.1 (names), 4.2 (which path wins), 4.3 (the
 //! words of the result file).
 
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::open::OpenFailure;
 use super::remote::{self, Opening};
 use crate::config::{ImageConfig, LowerConfig};
-use crate::download::RemoteLayer;
-use crate::error::{Error, ErrorKind};
+use crate::dest::Dest;
+use crate::download::{RemoteLayer, Switch};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::LocalFile;
 use crate::lsmt::Layer;
-use crate::read_at::ReadAt;
+use crate::read_at::{Progress, ReadAt, Wait};
 use crate::{tar, zfile};
 
 /// A lower that is open.
@@ -83,7 +85,11 @@ fn open_remote(
     };
     let (layer, is_checked) = match open() {
         // What tells where the data is may have been damaged on its way.
-        Err(failure) if failure.is_corrupt() && remote.switch.distrust(0, remote.size) => open(),
+        Err(failure) if failure.is_corrupt() => {
+            distrust_structures(&remote.switch);
+            // Also when nothing was dropped: another disk may have done so a moment ago.
+            open()
+        }
         other => other,
     }?;
     if !is_checked {
@@ -93,6 +99,52 @@ fn open_remote(
         layer,
         remote: Some(remote),
     })
+}
+
+/// Drops what is read while a layer is opened, and no more of it.
+fn distrust_structures(switch: &Arc<Switch>) {
+    let read = Arc::new(Mutex::default());
+    let noted = Noted {
+        blob: Arc::clone(switch),
+        read: Arc::clone(&read),
+    };
+    let opened = tar::unwrap(Box::new(noted))
+        .and_then(zfile::unwrap)
+        .and_then(Layer::open);
+    if opened.is_err() {
+        let read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        for range in &*read {
+            switch.distrust(range.start, range.end - range.start);
+        }
+    }
+}
+
+/// A blob, and what is read of it.
+#[derive(Debug)]
+struct Noted {
+    blob: Arc<Switch>,
+    read: Arc<Mutex<Vec<Range<u64>>>>,
+}
+
+impl ReadAt for Noted {
+    fn size(&self) -> u64 {
+        self.blob.size()
+    }
+
+    fn name(&self) -> &str {
+        self.blob.name()
+    }
+
+    fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
+        let end = offset.saturating_add(dest.len() as u64);
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        match read.last_mut() {
+            Some(last) if last.end == offset => last.end = end,
+            _ => read.push(offset..end),
+        }
+        drop(read);
+        self.blob.read_at(offset, dest, wait)
+    }
 }
 
 /// What the result file says when a wrapper cannot be opened.

@@ -311,16 +311,17 @@ impl ZFile {
         }
     }
 
-    /// The bytes read were wrong, for `why`: once more, if the source has others.
+    /// The bytes read were wrong, for `why`: once more.
     #[cold]
-    fn read_again(&self, offset: u64, dest: Dest<'_>, wait: Wait, why: Error) -> Result<Progress> {
+    fn read_again(&self, offset: u64, dest: Dest<'_>, wait: Wait, why: &Error) -> Result<Progress> {
         if wait == Wait::Never {
             return Ok(Progress::Pending);
         }
-        if !self.distrust(offset, dest.len() as u64) {
-            return Err(why);
+        // Also when it has dropped nothing: another reader may have done so a moment ago, and then
+        // there are other bytes now.
+        if self.distrust(offset, dest.len() as u64) {
+            log::warn!("{why}; read again");
         }
-        log::warn!("{why}; read again");
         scratch::with(|scratch| self.read_blocks(offset, dest, wait, scratch))
     }
 
@@ -374,7 +375,7 @@ impl ReadAt for ZFile {
             scratch::with(|scratch| self.read_blocks(offset, dest.reborrow(), wait, scratch));
         match first {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.read_again(offset, dest, wait, error)
+                self.read_again(offset, dest, wait, &error)
             }
             other => other,
         }

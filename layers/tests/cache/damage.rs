@@ -121,6 +121,27 @@ fn a_record_or_media_that_does_not_fit_is_begun_anew() {
 }
 
 #[test]
+fn files_that_cannot_be_opened_now_are_read_past_and_not_begun_anew() {
+    let bytes = content(29, SIZE);
+    let (host, origin) = (Host::new(), Origin::new(bytes.clone()));
+    let cache = host.cache();
+    fill(&host.blob(&cache, &origin));
+    drop(cache);
+    let aside = host.dir.path().join("aside");
+    std::fs::rename(host.media(), &aside).unwrap();
+    std::fs::create_dir(host.media()).unwrap();
+    let cache = host.cache();
+    assert!(read(&host.blob(&cache, &origin), 70_000, 9000) == bytes[70_000..79_000]);
+    drop(cache);
+    std::fs::remove_dir(host.media()).unwrap();
+    std::fs::rename(&aside, host.media()).unwrap();
+    let served = origin.served();
+    let cache = host.cache();
+    check_all(&host.blob(&cache, &origin), &bytes);
+    assert_eq!(origin.served(), served, "all of it is still kept");
+}
+
+#[test]
 fn a_blob_of_another_size_is_begun_anew() {
     let (host, origin) = (Host::new(), Origin::new(content(34, SIZE)));
     let cache = host.cache();

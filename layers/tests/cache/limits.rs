@@ -87,6 +87,99 @@ fn blobs_that_nobody_has_open_go_first_and_pinned_ones_never() {
 }
 
 #[test]
+fn reads_that_check_every_block_count_as_use() {
+    use std::os::unix::fs::FileExt;
+    let bytes = content(45, 1 << 20);
+    let (host, origin) = (Host::new(), Origin::new(bytes));
+    let cache = host.cache();
+    let blob = host.blob(&cache, &origin);
+    blob.check_every_read();
+    fill(&blob);
+    let record = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(host.record())
+        .unwrap();
+    // The time of last use of chunk 1.
+    let offset = 4096 + 16 + 12;
+    record.write_all_at(&[0; 4], offset).unwrap();
+    read(&blob, 300_000, 5000);
+    let mut last_use = [0; 4];
+    record.read_exact_at(&mut last_use, offset).unwrap();
+    assert_ne!(last_use, [0; 4]);
+}
+
+#[test]
+fn what_cannot_be_kept_is_not_prefetched_to_the_end() {
+    let mut host = Host::new();
+    host.config.free_floor_mib = 1 << 40;
+    let origin = Origin::new(content(46, 12 << 20));
+    let cache = host.cache();
+    let blob = host.blob(&cache, &origin);
+    fill(&blob);
+    assert!(origin.served() < 5 * MIB, "{} bytes", origin.served());
+}
+
+#[test]
+fn the_free_space_floor_holds_beside_a_layer_too() {
+    let mut host = Host::new();
+    host.config.free_floor_mib = 1 << 40;
+    let layer = host.dir.path().join("layer");
+    std::fs::create_dir(&layer).unwrap();
+    let bytes = content(50, 1 << 20);
+    let origin = Origin::new(bytes.clone());
+    let cache = host.cache();
+    let blob = host.blob_of(&cache, &origin, &digest(8), Place::Layer(layer));
+    check_all(&blob, &bytes);
+    fill(&blob);
+    assert_eq!(blob.present_bytes(), 0);
+}
+
+#[test]
+fn a_request_has_a_bound_however_large_the_refill_size() {
+    let mut host = Host::new();
+    host.config.refill_bytes = Some(1 << 30);
+    let bytes = content(47, 9 << 20);
+    let origin = Origin::new(bytes.clone());
+    let cache = host.cache();
+    check_all(&host.blob(&cache, &origin), &bytes);
+    let lens = origin
+        .fetches()
+        .into_iter()
+        .map(|(range, _)| range.end - range.start);
+    assert!(lens.max() <= Some(2 * MIB));
+}
+
+#[test]
+fn a_blob_in_use_stays_although_its_record_is_damaged() {
+    use std::os::unix::fs::FileExt;
+    let mut host = Host::new();
+    host.config.size_mib = Some(4);
+    let bytes = content(48, 2 << 20);
+    let origin = Origin::new(bytes.clone());
+    let cache = host.cache();
+    let in_use = host.blob_of(&cache, &origin, &digest(1), Place::Shared);
+    fill(&in_use);
+    let record = host.dir.path().join(format!("{}.chunks", digest(1)));
+    let file = std::fs::File::options().write(true).open(&record).unwrap();
+    file.write_all_at(b"x", 3).unwrap();
+    let (_, staying) = layers::cache::admin::Admin::open(&host.config)
+        .unwrap()
+        .clear()
+        .unwrap();
+    assert_eq!(staying, [digest(1)]);
+    let other = host.blob_of(
+        &cache,
+        &Origin::new(content(49, 3 << 20)),
+        &digest(2),
+        Place::Shared,
+    );
+    fill(&other);
+    assert!(record.exists());
+    check_all(&in_use, &bytes);
+}
+
+#[test]
 fn a_blob_larger_than_the_cache_is_read_right() {
     let mut host = Host::new();
     host.config.size_mib = Some(2);

@@ -119,6 +119,46 @@ fn a_damaged_block_is_named_with_its_offset_and_both_checksums() {
     zfile.read_exact_at(8192, &mut [0; 4096]).unwrap();
 }
 
+/// Gives a wrong byte once, as a cached copy does that another reader drops at that moment.
+#[derive(Debug)]
+struct WrongOnce {
+    file: Vec<u8>,
+    wrong: std::sync::atomic::AtomicBool,
+}
+
+impl ReadAt for WrongOnce {
+    fn size(&self) -> u64 {
+        self.file.len() as u64
+    }
+
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    fn read_at(&self, offset: u64, mut dest: Dest<'_>, _: Wait) -> layers::Result<Progress> {
+        let start = usize::try_from(offset).unwrap();
+        let mut bytes = self.file[start..start + dest.len()].to_vec();
+        if offset == 512 && self.wrong.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            bytes[7] ^= 1;
+        }
+        dest.copy_from(&bytes);
+        Ok(Progress::Done)
+    }
+}
+
+#[test]
+fn a_damaged_block_that_another_reader_has_dropped_is_read_again() {
+    let input = mixed_bytes(40_000, 1);
+    let source = WrongOnce {
+        file: build(&input, BuildOptions::default()),
+        wrong: true.into(),
+    };
+    let zfile = ZFile::open(Box::new(source)).unwrap();
+    let mut buf = vec![0; 5000];
+    zfile.read_exact_at(0, &mut buf).unwrap();
+    assert!(buf == input[..5000]);
+}
+
 #[test]
 fn a_block_that_decodes_to_another_length_is_corrupt() {
     for algorithm in [Algorithm::Lz4, Algorithm::Zstd] {

@@ -249,6 +249,46 @@ fn wrong_bytes_that_were_left_behind_are_all_fetched_again() {
 }
 
 #[test]
+fn wrong_bytes_that_the_cache_gave_are_dropped_from_it_and_right_ones_stay() {
+    let scene = Scene::new();
+    let content = bytes(600_000);
+    let (layer, source) = scene.layer("a", content.clone(), 0);
+    let mut wrong = content.clone();
+    wrong[300_000] ^= 1;
+    let liar = Memory {
+        digest: source.digest.clone(),
+        bytes: wrong,
+        clock: Arc::clone(&scene.clock),
+        asked: Mutex::default(),
+        fails: Mutex::new(0),
+        lies: Mutex::new(0),
+    };
+    let other = CacheConfig {
+        dir: scene.dir.path().join("cache"),
+        free_floor_mib: 0,
+        ..CacheConfig::default()
+    };
+    let other = Cache::open(&other, &scene.metrics, &Arc::default()).unwrap();
+    let wanted = BlobUse {
+        digest: source.digest.clone(),
+        place: Place::Shared,
+        patience: Arc::new(Patience::new(Duration::from_secs(60))),
+        journal: Arc::default(),
+    };
+    let filler = other.blob(Arc::new(liar), wanted).unwrap();
+    while filler.present_bytes() < 600_000 {
+        filler.prefetch(0..600_000, Urgency::Guest).unwrap();
+    }
+    let cached = Arc::clone(&layer.cached);
+    scene.run(vec![layer]);
+    assert_eq!(scene.whole("a"), Some(content));
+    let mut buf = [0; 4096];
+    let place = 300_000 / 4096 * 4096;
+    assert!(!cached.read_if_present(place, &mut buf).unwrap());
+    assert_eq!(cached.present_bytes(), 600_000 - 4096);
+}
+
+#[test]
 fn so_many_attempts_and_no_more_and_what_came_stays() {
     let mut scene = Scene::new();
     scene.config.try_cnt = 3;
