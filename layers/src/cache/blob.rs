@@ -9,6 +9,8 @@
 //!
 //! Source: docs/cache.md.
 
+mod ahead;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,52 +149,10 @@ impl CachedBlob {
         cached
     }
 
-    /// Has the ends of the blob fetched, without waiting: whoever opens it reads them next.
-    fn fetch_ends(&self) {
-        if !self.blob.is_keeping() {
-            return;
-        }
-        let size = self.size();
-        let deadline = self.wanted.patience.deadline();
-        let tail = size.saturating_sub(TAIL_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
-        let head_end = if tail <= HEAD_BYTES { size } else { HEAD_BYTES };
-        for range in [0..head_end, tail.max(head_end)..size] {
-            self.queue(&self.plan(&range, Urgency::Guest, deadline, None, 1));
-        }
-    }
-
     /// From now on every read checks the blocks it touches, not just the first one: for a blob whose
     /// layer has no checksums of its own.
     pub fn check_every_read(&self) {
         self.checks_every_read.store(true, Ordering::Relaxed);
-    }
-
-    /// Has these bytes fetched and kept, unless they are here. Blocks until they are, or could not be
-    /// kept. What ends beyond the blob is cut.
-    ///
-    /// # Errors
-    /// Those of the source.
-    pub fn prefetch(&self, range: Range<u64>, urgency: Urgency) -> Result<()> {
-        let deadline = self.wanted.patience.deadline();
-        let end = range.end.min(self.size());
-        let mut start = range.start;
-        // What would not be kept is not worth the origin's time.
-        while start < end && self.blob.is_keeping() {
-            let window = start..end.min(start + WINDOW_BYTES);
-            start = window.end;
-            let plan = self.plan(&window, urgency, deadline, None, self.align_blocks(1));
-            self.queue(&plan);
-            for part in plan.parts {
-                if let Some(flight) = part.flight {
-                    match flight.wait_for_end(deadline) {
-                        Waited::Here => {}
-                        Waited::Failed(error) => return Err(error),
-                        Waited::TooLate => return Err(self.too_late(part.range.start)),
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Fills `buf` if all its bytes are kept here and right; false when they are not. May wait for the
@@ -406,32 +366,6 @@ impl CachedBlob {
             let key = Arc::as_ptr(&blob).addr();
             fetcher.submit(key, urgency, Box::new(move || fill(&blob, &flight)));
         }
-    }
-
-    /// Has fetched what a reader in order will want next.
-    fn fetch_ahead(&self, range: &Range<u64>, has_missed: bool) {
-        if self.blob.cache.refill_bytes.is_some() || !self.blob.is_keeping() {
-            return;
-        }
-        let read_ahead = &self.blob.read_ahead;
-        let mut read_ahead = read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead = match has_missed {
-            true => read_ahead.missed(range),
-            false => read_ahead.looked_at(&blocks_of(range)),
-        };
-        drop(read_ahead);
-        let Some(Ahead { range, mark }) = ahead else {
-            return;
-        };
-        let range = range.start.min(self.size())..range.end.min(self.size());
-        if range.is_empty() {
-            return;
-        }
-        if let Some(kept) = self.blob.kept() {
-            kept.forget_verified(&(mark..mark + 1));
-        }
-        let deadline = self.wanted.patience.deadline();
-        self.queue(&self.plan(&range, Urgency::Background, deadline, Some(mark), 1));
     }
 }
 
