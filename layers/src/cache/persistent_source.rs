@@ -18,7 +18,7 @@ use crate::error::{ErrorKind, Result};
 use crate::range_source::{RangeSource, Sink, Urgency};
 
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Behaves like the source inside it, but for guests of a disk that runs.
 #[derive(Debug)]
@@ -70,8 +70,10 @@ impl<S: RangeSource> RangeSource for PersistentSource<S> {
             if start > before {
                 pause = PAUSE_FIRST;
             }
-            let is_time_left = Instant::now() + pause < deadline;
-            if !is_remote || !is_guest || !is_time_left || !self.patience.pause(pause) {
+            // Not all at once.
+            let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            let is_time_left = Instant::now() + wait < deadline;
+            if !is_remote || !is_guest || !is_time_left || !self.patience.pause(wait) {
                 return Err(error);
             }
             log::warn!("{error}; a guest waits, so it is asked again");

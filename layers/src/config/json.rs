@@ -34,9 +34,21 @@ pub(super) fn parse<T: DeserializeOwned>(op: &'static str, text: &[u8]) -> Resul
         Error::new(
             ErrorKind::Config,
             op,
-            format!("not a valid config: {error}"),
+            format!("not a valid config: {}", without_values(&error)),
         )
     })
+}
+
+/// What is wrong and where. The parser repeats strings that it did not expect; they may be passwords.
+fn without_values(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match (text.find("string \""), text.rfind(", expected")) {
+        (Some(start), Some(end)) if start < end && error.is_data() => {
+            let (before, after) = (text.get(..start), text.get(end..));
+            format!("{}string{}", before.unwrap_or(""), after.unwrap_or(""))
+        }
+        _ => text,
+    }
 }
 
 /// One log line for keys that mean nothing to this version.

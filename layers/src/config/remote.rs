@@ -45,6 +45,27 @@ impl LogConfig {
     }
 }
 
+/// `cacheType`; an empty one is none.
+pub(super) fn cache_kind<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<CacheKind>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Empty(Empty),
+        Kind(CacheKind),
+    }
+    #[derive(Deserialize)]
+    enum Empty {
+        #[serde(rename = "")]
+        Empty,
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Empty(Empty::Empty) => None,
+        Written::Kind(kind) => Some(kind),
+    })
+}
+
 /// `cacheType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -62,7 +83,7 @@ pub enum CacheKind {
 #[serde(default)]
 pub struct CacheConfig {
     /// What kind; `None` = `file`.
-    #[serde(rename = "cacheType")]
+    #[serde(rename = "cacheType", deserialize_with = "cache_kind")]
     pub kind: Option<CacheKind>,
     /// The directory.
     #[serde(rename = "cacheDir")]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::json::{self, UnknownKeys};
 use super::remote::{
     CacheConfig, CacheKind, CertConfig, CredentialConfig, CredentialSource, DownloadConfig,
-    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig,
+    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig, cache_kind,
 };
 use crate::error::{ErrorKind, Result};
 
@@ -65,6 +65,7 @@ struct Raw {
     log_level: Option<u8>,
     log_path: Option<PathBuf>,
     cache_config: CacheConfig,
+    #[serde(deserialize_with = "cache_kind")]
     cache_type: Option<CacheKind>,
     registry_cache_dir: Option<PathBuf>,
     #[serde(rename = "registryCacheSizeGB")]
@@ -221,6 +222,9 @@ mod tests {
             parse(r#"{"registryCacheDir":"/c","cacheConfig":{"cacheType":"ocf","cacheDir":"/n"}}"#);
         assert_eq!(new.dir.to_str().unwrap(), "/n");
         assert_eq!(new.kind, Some(CacheKind::Ocf));
+        let empty =
+            parse(r#"{"registryCacheDir":"/c","cacheType":"","cacheConfig":{"cacheType":""}}"#);
+        assert_eq!((empty.dir.to_str().unwrap(), empty.kind), ("/c", None));
         let error = ServiceConfig::parse(br#"{"cacheConfig":{"cacheType":"x"}}"#).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
     }

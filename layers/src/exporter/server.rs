@@ -138,14 +138,10 @@ fn answer(method: &Method, path: &str, site: &Site, shared: &Shared) -> Response
         Site::Metrics { uri_prefix } => path.starts_with(uri_prefix.as_str()),
         Site::Disk(_) => path == "/metrics",
     };
-    let found = match site {
-        _ if is_metrics => Some((TEXT, metrics(shared))),
-        Site::Disk(disk) if path == WHY_PATH => Some((JSON, DiskStory::new(disk).to_json())),
-        Site::Disk(_) | Site::Metrics { .. } => None,
-    };
-    let Some((content_type, body)) = found else {
+    let is_why = matches!(site, Site::Disk(_)) && path == WHY_PATH;
+    if !is_metrics && !is_why {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n".to_owned());
-    };
+    }
     if method != Method::GET && method != Method::HEAD {
         let refused = "only GET\n".to_owned();
         let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, refused);
@@ -153,6 +149,10 @@ fn answer(method: &Method, path: &str, site: &Site, shared: &Shared) -> Response
         refused.headers_mut().insert(ALLOW, allowed);
         return refused;
     }
+    let (content_type, body) = match site {
+        Site::Disk(disk) if is_why => (JSON, DiskStory::new(disk).to_json()),
+        _ => (TEXT, metrics(shared)),
+    };
     response(StatusCode::OK, content_type, body)
 }
 
