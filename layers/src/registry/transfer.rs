@@ -99,7 +99,8 @@ impl Transfer {
             // Whoever waits is promised all of the time: the last attempt comes just before its end.
             let last_attempt = left.saturating_sub(self.client.timing.backoff_first);
             let wait = match failure.retry_after {
-                Some(wait) => Some(wait).filter(|wait| *wait < left),
+                // What all clients are told alike must not bring them back all at once, or at once.
+                Some(wait) => Some(wait + backoff.next_wait()).filter(|wait| *wait < left),
                 None if last_attempt.is_zero() => None,
                 None => Some(backoff.next_wait().min(last_attempt)),
             };

@@ -78,6 +78,18 @@ fn retry_after_in_seconds_is_waited_for() {
 }
 
 #[test]
+fn retry_after_of_no_time_is_no_leave_to_ask_without_a_pause() {
+    for wish in ["0", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+        let server = Server::start(move |_| Reply::status(429).header("Retry-After", wish));
+        let error = fetch_within(&Client::new().blob(&server), 0, 10, 1).unwrap_err();
+        assert_eq!(remote(&error), Remote::Throttled);
+        // Some 45 with pauses of 25 ms in the mean.
+        let asked = server.requests().len();
+        assert!((5..120).contains(&asked), "{asked} requests");
+    }
+}
+
+#[test]
 fn retry_after_as_a_date_is_waited_for() {
     let server = failing_first(1, move |_, _| {
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(2));
