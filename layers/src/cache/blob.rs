@@ -41,6 +41,8 @@ const HEAD_BYTES: u64 = 64 << 10;
 const TAIL_BYTES: u64 = 128 << 10;
 /// Slower reads of the media are put on record.
 const SLOW_READ: Duration = Duration::from_millis(1);
+/// With less time than this left, another fetch would only fail for want of time.
+const WORTH_ANOTHER: Duration = Duration::from_secs(1);
 /// Times that a range is planned anew because what was here went away meanwhile.
 const ATTEMPTS_MAX: u32 = 8;
 
@@ -293,7 +295,8 @@ impl CachedBlob {
 
     fn may_do_better(&self, part: &Part, deadline: Instant) -> bool {
         part.flight.as_ref().is_some_and(|flight| {
-            deadline > flight.order.deadline || !Arc::ptr_eq(&flight.order.source, &self.source)
+            let is_longer = deadline > flight.order.deadline + WORTH_ANOTHER;
+            is_longer || !Arc::ptr_eq(&flight.order.source, &self.source)
         })
     }
 

@@ -266,7 +266,7 @@ impl Fill<'_> {
             None => self.blob.cache.room.leaves_floor(kept.media(), len),
         };
         if !has_room {
-            self.blob.warn_unkept("the cache is full, or the disk is");
+            self.blob.warn_unkept(&self.blob.cache.room.why_not());
             return false;
         }
         let began = Instant::now();

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::directory::{self, BlobFiles};
 use super::record::{
@@ -45,6 +46,8 @@ pub(super) struct KeptBlob {
     media_file: File,
     verified: Verified,
     _in_use: Option<RangeLock>,
+    /// A damaged block was told of.
+    has_warned: AtomicBool,
 }
 
 impl KeptBlob {
@@ -59,9 +62,23 @@ impl KeptBlob {
         let fits = |kept: &Self| kept.record.layout() == layout && kept.record.digest() == digest;
         match Self::open_existing(files) {
             Ok(kept) if fits(&kept) => return Ok(kept),
+            // The digest says which bytes a blob has, so one of the two sizes is wrong, and what is kept
+            // has come from an origin that confirmed its own.
+            Ok(kept) if kept.record.digest() == digest && kept.record.present_bytes() > 0 => {
+                let detail = format!(
+                    "{} bytes wanted (lowers[].size), the cached blob has {}; if the cached one is \
+                     wrong: obd cache clear",
+                    layout.blob_bytes,
+                    kept.layout().blob_bytes
+                );
+                let error = Error::new(ErrorKind::Config, "open cached blob", detail);
+                return Err(error.in_file(files.record.display().to_string()));
+            }
             Ok(_) => log::warn!("{}: of another blob; begun anew", files.record.display()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) if error.kind() == ErrorKind::Corrupt => log::warn!("{error}; begun anew"),
+            Err(error) if error.kind() == ErrorKind::Corrupt && !is_in_use(files) => {
+                log::warn!("{error}; begun anew");
+            }
             // Of what is kept this says nothing: the process may be out of descriptors, say.
             Err(error) => return Err(error),
         }
@@ -110,6 +127,7 @@ impl KeptBlob {
         let clone = media_file.try_clone().map_err(fail)?;
         Ok(Self {
             _in_use: record.lock_in_use().map_err(fail)?,
+            has_warned: AtomicBool::new(false),
             media: LocalFile::from_file(clone, name, layout.blob_bytes)?,
             media_file,
             verified: Verified::new(layout.chunks()),
@@ -206,8 +224,14 @@ impl KeptBlob {
         }
         if !right {
             self.record.give_up(chunk, mask);
-            log::warn!(
-                "{}: the block at byte {} is damaged; it is fetched again",
+            // One line tells enough: where one block is damaged there may be a million.
+            let level = match self.has_warned.swap(true, Ordering::Relaxed) {
+                false => log::Level::Warn,
+                true => log::Level::Debug,
+            };
+            log::log!(
+                level,
+                "{}: the block at byte {} is damaged and dropped",
                 self.media.name(),
                 bytes.start
             );

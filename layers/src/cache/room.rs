@@ -106,6 +106,21 @@ impl Room {
         free >= self.limits.floor_bytes.saturating_add(bytes)
     }
 
+    /// Why nothing more may be kept, for the log.
+    pub(super) fn why_not(&self) -> String {
+        let (free, floor) = (self.free_bytes(), self.limits.floor_bytes);
+        let used = self.used();
+        let (limit, mib) = (self.limits.bytes, 1 << 20);
+        format!(
+            "{} MiB are free, and {} MiB stay free (cacheConfig.freeSpaceFloorMB); {} of {} MiB are used \
+             (cacheConfig.cacheSizeGB)",
+            free / mib,
+            floor / mib,
+            used / mib,
+            limit / mib
+        )
+    }
+
     /// A file was made that may take so many bytes.
     pub(super) fn charge(&self, bytes: u64) {
         if let Some(counter) = self.counter() {

@@ -214,5 +214,29 @@ fn blob_url(
         return Err(fail("empty repoBlobUrl".to_owned(), detail));
     }
     let prefix = config.repo_blob_url.trim_end_matches('/');
-    Ok(format!("{prefix}/{}", lower.digest))
+    Ok(format!("{}/{}", without_user(prefix), lower.digest))
+}
+
+/// The URL without a user name and password, which the client refuses: the result file is for everybody.
+fn without_user(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let host_end = rest.find('/').unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(host_end);
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_a_url_are_left_out() {
+        let shown = without_user("https://user:se@cret@r.example:5000/v2/x/blobs");
+        assert_eq!(shown, "https://r.example:5000/v2/x/blobs");
+        let plain = "http://r.example/v2/x@y/blobs";
+        assert_eq!(without_user(plain), plain);
+    }
 }

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::layer_file::{WritablePart, starts_a_layer, writable_part};
-use crate::config::{ImageConfig, UpperConfig};
+use crate::config::{ImageConfig, LowerConfig, UpperConfig};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, layer_configs, lower_path};
+use crate::image::{Image, layer_configs, lower_path, open_apart};
 use crate::io::Access;
 use crate::io::LocalFile;
 use crate::limits::SECTOR_BYTES;
@@ -66,7 +66,8 @@ pub fn verify_file(path: &Path, report: &mut dyn FnMut(u64, u64)) -> FileReport 
     found
 }
 
-/// Verifies each local layer of an image, the writable one included, then that they stack. Blocking.
+/// Verifies each layer of an image, the writable one and those in a registry included, then that they
+/// stack. What is not on this host is fetched. Blocking.
 pub fn verify_config(
     path: &Path,
     service: &Service,
@@ -83,11 +84,14 @@ pub fn verify_config(
     let paths = layer_configs(&config).iter().filter_map(lower_path);
     let mut reports: Vec<_> = paths.map(|layer| verify_file(&layer, report)).collect();
     let all_here = reports.len() == layer_configs(&config).len();
+    if !all_here {
+        reports.extend(verify_remote(&config, service, report));
+    }
     if config.upper.is_present() && config.upper.target.as_os_str().is_empty() {
         reports.push(verify_upper(&config.upper, report));
     }
     // A layer that is damaged was reported with its file; opening would only repeat that.
-    if !all_here || reports.iter().all(FileReport::is_sound) {
+    if reports.iter().all(FileReport::is_sound) {
         match Image::open_layers(&config, service, Access::Read) {
             Ok(_) => return reports,
             Err(error) => whole.add(error),
@@ -95,6 +99,39 @@ pub fn verify_config(
         reports.push(whole);
     }
     reports
+}
+
+/// Reads all data of the layers that are not on this host.
+fn verify_remote(
+    config: &ImageConfig,
+    service: &Service,
+    report: &mut dyn FnMut(u64, u64),
+) -> Vec<FileReport> {
+    let lowers = layer_configs(config);
+    let of_lower = |lower: &LowerConfig| FileReport::new(Path::new(&lower.digest));
+    let is_remote = |lower: &&LowerConfig| lower_path(lower).is_none();
+    match open_apart(config, service) {
+        Ok((layers, _)) => {
+            let pairs = lowers.iter().zip(&layers);
+            let remote = pairs.filter(|(lower, _)| is_remote(lower));
+            let verify = |(lower, layer): (&LowerConfig, &Layer)| {
+                let mut found = of_lower(lower);
+                found.has_checksums = layer.source().is_checked();
+                if let Err(error) = read_mapped(layer, &mut found, report) {
+                    found.add(error);
+                }
+                found
+            };
+            remote.map(verify).collect()
+        }
+        Err(error) => {
+            let mut found = lowers.iter().find(is_remote).map(of_lower);
+            if let Some(found) = &mut found {
+                found.add(error);
+            }
+            found.into_iter().collect()
+        }
+    }
 }
 
 /// Replays the log and reads all data that it maps to.
