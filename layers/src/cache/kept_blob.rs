@@ -76,9 +76,7 @@ impl KeptBlob {
             }
             Ok(_) => log::warn!("{}: of another blob; begun anew", files.record.display()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) if error.kind() == ErrorKind::Corrupt && !is_in_use(files) => {
-                log::warn!("{error}; begun anew");
-            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => log::warn!("{error}; begun anew"),
             // Of what is kept this says nothing: the process may be out of descriptors, say.
             Err(error) => return Err(error),
         }

@@ -117,6 +117,13 @@ impl Accelerator {
 
     pub(super) fn failed(&self, failure: &Failure) {
         let mut state = self.state();
+        // Requests that were under way together fail together: that is one failure.
+        if state
+            .paused_until
+            .is_some_and(|until| until > Instant::now())
+        {
+            return;
+        }
         if state.failures == 0 {
             let words = &failure.words;
             log::warn!("registries are asked without the accelerator: {words}");

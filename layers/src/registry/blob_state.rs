@@ -41,7 +41,9 @@ impl BlobState {
         if known == size {
             return Ok(());
         }
-        let words = format!("{place} says the blob has {size} bytes, expected {known}");
+        let words = format!(
+            "{place} says the blob has {size} bytes, expected {known} (lowers[].size, if it is given)"
+        );
         Err(Failure::new(Remote::BadAnswer, words))
     }
 }

@@ -1,6 +1,6 @@
 //! What a server wants to see before it answers: the challenges of `WWW-Authenticate`.
 //!
-//! origin -> **challenge** -> auth
+//! origin -> **challenge** -> repository
 //!
 //! Lenient where the meaning is clear: spaces around `=` and after commas, empty list members,
 //! a quotation mark that is missing at the end.

@@ -144,6 +144,10 @@ fn server_url(server: &CredentialServer) -> Result<Url> {
         true => parse(&server.url)?,
         false => parse(&format!("{scheme}://{}", server.url))?,
     };
+    if server.https && url.scheme() == "http" {
+        let detail = "credentialConfig.mode is https, but its path begins with http://";
+        return Err(Error::new(ErrorKind::Config, OP, detail));
+    }
     match matches!(url.scheme(), "http" | "https") && url.has_host() {
         true => Ok(url),
         false => Err(not_a_url()),

@@ -1,6 +1,6 @@
 //! User names and passwords: where they are kept and which one is meant.
 //!
-//! auth -> **credentials** -> file | credential server
+//! repository -> **credentials** -> file | credential server
 //!
 //! Nothing is kept: whoever changes the file or the server's answer is heard at the next need.
 //!

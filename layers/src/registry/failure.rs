@@ -1,6 +1,6 @@
 //! Why one attempt did not bring what was asked for.
 //!
-//! transport, auth, answer -> **failure** -> retry -> [`Error`]
+//! transport, repository, answer -> **failure** -> retry -> [`Error`]
 //!
 //! Invariant: the words hold no secrets; whoever makes them shows URLs through `redact` only.
 

@@ -5,7 +5,8 @@
 //! In the good case a range costs one request: what was learnt about the way is used as long as it
 //! holds. Nothing is asked in advance.
 //!
-//! Invariant: what lets us in at a registry is sent to no other origin.
+//! Invariant: what lets us in at a registry is sent to no other origin; as in the C++ daemon the
+//! accelerator, which the operator has put there, is given it along with the registry's own URL.
 //!
 //! Source: format reference 6.2, 6.3, 6.6.
 

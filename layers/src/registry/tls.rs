@@ -58,8 +58,12 @@ fn with_certificates(builder: ClientBuilder, cert: &CertConfig) -> Result<Client
     if given(&cert.ca_file) {
         builder = builder.tls_certs_merge(certificates(&cert.ca_file)?);
     }
-    if given(&cert.cert_file) || given(&cert.key_file) {
-        builder = builder.identity(identity(&cert.cert_file, &cert.key_file)?);
+    match (given(&cert.cert_file), given(&cert.key_file)) {
+        (true, true) => builder = builder.identity(identity(&cert.cert_file, &cert.key_file)?),
+        (false, false) => {}
+        _ => log::warn!(
+            "no client certificate is used: certConfig.certFile and keyFile count only together"
+        ),
     }
     if cert.insecure_skip_verify {
         log::warn!("certConfig.insecureSkipVerify: any server is taken for the registry");

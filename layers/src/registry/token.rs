@@ -1,6 +1,6 @@
 //! Tokens of a token server.
 //!
-//! auth -> **token** -> transport
+//! repository -> **token** -> transport
 //!
 //! Credentials go to an https token server, wherever the registry says it is: that is how
 //! registries work. In plain text they go only where they would go anyway: to the host of a registry
