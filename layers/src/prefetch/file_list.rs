@@ -20,6 +20,9 @@ use crate::limits::{FILE_LIST_BYTES_MAX, SECTOR_BYTES};
 use crate::lsmt::{SectorRange, Stack};
 use crate::read_at::{Progress, ReadAt, Wait};
 
+/// Most pieces of the disk that the files of one directory may lie in.
+const RANGES_MAX: usize = 1 << 20;
+
 const OP: &str = "read file list";
 
 /// So many paths that are not found are named in the log.
@@ -138,6 +141,10 @@ fn ranges_of(file_system: &Ext4<'_>, entry: &FileListEntry) -> Result<Vec<Range<
     let mut ranges = Vec::new();
     for file in file_system.files_below(inode)? {
         ranges.extend(file_system.ranges(file)?);
+        if ranges.len() > RANGES_MAX {
+            let detail = format!("more than {RANGES_MAX} pieces on the disk");
+            return Err(Error::new(ErrorKind::Unsupported, OP, detail));
+        }
     }
     Ok(ranges)
 }
