@@ -2,8 +2,8 @@
 //!
 //! image -> lsmt -> zfile -> tar -> **cache** -> registry
 //!
-//! Reads that find their bytes here copy them ([`blob`], [`kept_blob`]); all others wait for a flight
-//! ([`flight`]), which a thread of the [`fetcher`] brings ([`fill`]). What is kept is bounded by [`room`].
+//! Reads that find their bytes here copy them (`blob`, `kept_blob`); all others wait for a flight
+//! (`flight`), which a thread of the `fetcher` brings (`fill`). What is kept is bounded by `room`.
 //! Several processes share a directory.
 //!
 //! Source: format reference 7; docs/cache.md.
