@@ -7,3 +7,4 @@ mod gone;
 mod log_lines;
 mod many_layers;
 mod support;
+mod verifying;

@@ -189,6 +189,12 @@ impl Host {
         repo_blob_url: &str,
         blobs: &[(String, u64)],
     ) -> layers::Result<Image> {
+        let config = self.config(repo_blob_url, blobs);
+        Image::open(&config, service, Access::Read)
+    }
+
+    /// A config file that names these blobs.
+    pub(crate) fn config(&self, repo_blob_url: &str, blobs: &[(String, u64)]) -> PathBuf {
         let config = self.dir.path().join("config.v1.json");
         let lower = |(digest, size): &(String, u64)| json!({ "digest": digest, "size": size });
         let text = json!({
@@ -197,7 +203,7 @@ impl Host {
             "resultFile": self.result_file(),
         });
         std::fs::write(&config, text.to_string()).unwrap();
-        Image::open(&config, service, Access::Read)
+        config
     }
 
     pub(crate) fn result_file(&self) -> PathBuf {
