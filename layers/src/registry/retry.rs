@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::timing::Timing;
-use crate::range_source::Urgency;
 
 /// No server is obeyed for longer; after that it is asked again.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
@@ -22,14 +21,10 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// While a guest waits, the origin is not left alone for long.
-    pub(super) fn new(timing: &Timing, urgency: Urgency) -> Self {
+    pub(super) fn new(timing: &Timing) -> Self {
         Self {
             first: timing.backoff_first,
-            max: match urgency {
-                Urgency::Guest => timing.guest_backoff_max,
-                Urgency::Background => timing.backoff_max,
-            },
+            max: timing.backoff_max,
             bound: timing.backoff_first,
         }
     }
@@ -66,12 +61,12 @@ mod tests {
 
     #[test]
     fn waits_stay_below_a_bound_that_doubles_up_to_the_most() {
-        let mut backoff = Backoff::new(&Timing::default(), Urgency::Background);
+        let mut backoff = Backoff::new(&Timing::default());
         for round in 0..40 {
-            let bound = Duration::from_millis(50 << round.min(12)).min(Duration::from_secs(30));
+            let bound = Duration::from_millis(50 << round.min(12)).min(Duration::from_secs(2));
             assert!(backoff.next_wait() <= bound, "round {round}");
         }
-        assert_eq!(backoff.bound, Duration::from_secs(60));
+        assert_eq!(backoff.bound, Duration::from_secs(4));
         backoff.reset();
         assert!(backoff.next_wait() <= Duration::from_millis(50));
     }
@@ -79,7 +74,7 @@ mod tests {
     #[test]
     fn waits_differ() {
         let waits: std::collections::HashSet<_> = (0..20)
-            .map(|_| Backoff::new(&Timing::default(), Urgency::Background).next_wait())
+            .map(|_| Backoff::new(&Timing::default()).next_wait())
             .collect();
         assert!(waits.len() > 10);
     }

@@ -13,10 +13,9 @@ pub struct Timing {
     pub silence: Duration,
     /// Most wait before the first repetition; doubles with each.
     pub backoff_first: Duration,
-    /// Most wait before any repetition.
+    /// Most wait before any repetition. Short even for background fetches: a guest may come to wait
+    /// for what one of them brings.
     pub backoff_max: Duration,
-    /// The same while a guest waits.
-    pub guest_backoff_max: Duration,
     /// A fetch that still fails after so long is worth a warning.
     pub outage: Duration,
     /// As `silence`, for the accelerator, which is near.
@@ -31,8 +30,7 @@ impl Default for Timing {
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(30),
             backoff_first: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(30),
-            guest_backoff_max: Duration::from_secs(5),
+            backoff_max: Duration::from_secs(2),
             outage: Duration::from_secs(10),
             accelerator_silence: Duration::from_secs(5),
             accelerator_pause: Duration::from_secs(5),

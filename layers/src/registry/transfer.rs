@@ -69,7 +69,7 @@ impl Transfer {
     async fn fetch(&mut self) -> Result<()> {
         let began = Instant::now();
         let deadline = tokio::time::Instant::from_std(self.deadline);
-        let mut backoff = Backoff::new(&self.client.timing, self.urgency);
+        let mut backoff = Backoff::new(&self.client.timing);
         let mut attempts = 0_u64;
         let mut last = None;
         let mut outage_told = false;

@@ -43,7 +43,6 @@ impl Client {
             timing: Timing {
                 backoff_first: Duration::from_millis(5),
                 backoff_max: Duration::from_millis(50),
-                guest_backoff_max: Duration::from_millis(50),
                 accelerator_silence: Duration::from_secs(10),
                 ..Timing::default()
             },
