@@ -11,6 +11,7 @@ pub mod audit;
 pub mod cache;
 #[cfg(feature = "cli")]
 pub mod command_line;
+pub mod complaints;
 pub mod config;
 pub mod dest;
 pub mod download;
@@ -30,8 +31,10 @@ pub mod service;
 pub mod tar;
 pub mod tool;
 pub mod write_at;
+pub mod write_pace;
 pub mod zfile;
 
+pub use complaints::Complaints;
 pub use dest::Dest;
 pub use error::{Error, ErrorKind, Remote, Result};
 pub use image::Image;
@@ -40,3 +43,4 @@ pub use lsmt::WriteBatch;
 pub use read_at::{Progress, ReadAt, Wait};
 pub use service::Service;
 pub use write_at::WriteAt;
+pub use write_pace::WritePace;

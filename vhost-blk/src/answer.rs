@@ -148,7 +148,7 @@ impl Answerer {
 
     /// Answers the chain at `head`. Does not block, but for what [`WritePace`] says.
     ///
-    /// [`WritePace`]: crate::write_pace::WritePace
+    /// [`WritePace`]: layers::WritePace
     pub fn answer(
         &mut self,
         disk: &Disk,

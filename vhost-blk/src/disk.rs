@@ -3,23 +3,17 @@
 //! ring -> request -> **disk** -> image
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use layers::metrics::DiskMetrics;
-use layers::{Dest, Image, Progress, Result, Wait, WriteBatch};
+use layers::{Complaints, Dest, Image, Progress, Result, Wait, WriteBatch, WritePace};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
 use crate::cache_switch::CacheSwitch;
-use crate::write_pace::WritePace;
 use crate::zero_ranges::ZeroRange;
 
 /// Longest serial, in bytes.
 pub const SERIAL_BYTES_MAX: usize = VIRTIO_BLK_ID_BYTES as usize;
-
-/// At most one complaint per disk in this time.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One disk.
 #[derive(Debug)]
@@ -30,14 +24,8 @@ pub struct Disk {
     serial: [u8; SERIAL_BYTES_MAX],
     pace: WritePace,
     cache_switch: Arc<CacheSwitch>,
-    reports: Reports,
+    complaints: Complaints,
     metrics: Arc<DiskMetrics>,
-}
-
-#[derive(Debug, Default)]
-struct Reports {
-    last: Mutex<Option<Instant>>,
-    suppressed: AtomicU64,
 }
 
 impl Disk {
@@ -56,7 +44,7 @@ impl Disk {
             serial: padded,
             pace: WritePace::default(),
             cache_switch: Arc::default(),
-            reports: Reports::default(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -199,20 +187,6 @@ impl Disk {
     /// fill a log.
     #[cold]
     pub fn report(&self, what: fmt::Arguments<'_>) {
-        let now = Instant::now();
-        let mut last = self
-            .reports
-            .last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| now.duration_since(last) < REPORT_INTERVAL) {
-            self.reports.suppressed.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        *last = Some(now);
-        match self.reports.suppressed.swap(0, Ordering::Relaxed) {
-            0 => log::warn!("{}: {what}", self.name),
-            more => log::warn!("{}: {what} (and {more} more before)", self.name),
-        }
+        self.complaints.report(&self.name, what);
     }
 }

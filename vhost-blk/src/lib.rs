@@ -14,7 +14,7 @@
 //! ```
 //!
 //! What a driver may choose about its writes is in `config_space`, `cache_mode` and
-//! `cache_switch`; `control` answers `obd why` and Prometheus; `write_pace` knows whether the host takes them quickly. Only `backend`, `session` and `vring` know `vhost-user-backend`.
+//! `cache_switch`; `control` answers `obd why` and Prometheus; `layers::WritePace` knows whether the host takes them quickly. Only `backend`, `session` and `vring` know `vhost-user-backend`.
 
 pub mod answer;
 pub mod args;
@@ -42,5 +42,4 @@ pub mod status;
 mod test_guest;
 pub mod vring;
 pub mod worker;
-pub mod write_pace;
 pub mod zero_ranges;

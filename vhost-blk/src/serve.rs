@@ -14,7 +14,6 @@ use layers::Service;
 use layers::config::ImageConfig;
 use layers::log_file::LogOutput;
 use layers::{Access, ErrorKind, Image};
-use log::LevelFilter;
 
 use crate::args::{Args, DiskArgs};
 use crate::cache_switch::CacheSwitch;
@@ -72,7 +71,7 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     let service = Service::load_or_default(args.service_config.as_deref())?;
     log_output.use_file_of(&service.config().log)?;
     if args.log_level.is_none() {
-        log::set_max_level(level(&service));
+        log::set_max_level(service.config().log.filter());
     }
     let wanted = args.disks();
     if let Some(twice) = shared_socket(&wanted) {
@@ -171,15 +170,6 @@ fn shared_socket(disks: &[DiskArgs]) -> Option<&Path> {
     sockets()
         .enumerate()
         .find_map(|(at, socket)| sockets().take(at).find(|other| *other == socket))
-}
-
-fn level(service: &Service) -> LevelFilter {
-    match service.config().log.level {
-        0 => LevelFilter::Debug,
-        1 => LevelFilter::Info,
-        2 => LevelFilter::Warn,
-        _ => LevelFilter::Error,
-    }
 }
 
 /// A disk with everything it takes to serve it.

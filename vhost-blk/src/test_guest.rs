@@ -26,7 +26,7 @@ use crate::pool::Pool;
 use crate::queue::{SharedQueue, StopDeadline};
 use crate::ring::RingLayout;
 use crate::worker::Worker;
-use crate::write_pace::WritePace;
+use layers::WritePace;
 
 /// Entries of the ring.
 pub(crate) const RING_SIZE: u16 = 16;

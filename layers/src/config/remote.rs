@@ -37,6 +37,17 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
+    /// The level, for the log crate.
+    #[must_use]
+    pub fn filter(&self) -> log::LevelFilter {
+        match self.level {
+            0 => log::LevelFilter::Debug,
+            1 => log::LevelFilter::Info,
+            2 => log::LevelFilter::Warn,
+            _ => log::LevelFilter::Error,
+        }
+    }
+
     pub(super) fn check(mut self) -> Self {
         self.level = self.level.min(3);
         self.size_mib = self.size_mib.max(1);

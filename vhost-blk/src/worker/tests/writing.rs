@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::pool::WRITE_BYTES_MAX;
-use crate::write_pace::WritePace;
+use layers::WritePace;
 
 const KINDS: [UpperKind; 2] = [UpperKind::AppendOnly, UpperKind::Sparse];
 const SECTORS: u64 = DISK_BYTES / 512;

@@ -1,6 +1,6 @@
-//! May a ring's own thread write?
+//! May a ring's own thread write to this image?
 //!
-//! worker, pool -> **write pace** -> worker
+//! front ends: ring thread, pool -> **write pace** -> ring thread
 //!
 //! A write goes to the page cache and takes microseconds, until the kernel holds the writer up
 //! because too much memory waits for the disk: then any write may take a tenth of a second, and
@@ -40,8 +40,8 @@ impl Default for WritePace {
 
 impl WritePace {
     /// For tests: quick on however busy a machine.
-    #[cfg(test)]
-    pub(crate) fn always_quick() -> Self {
+    #[must_use]
+    pub fn always_quick() -> Self {
         Self {
             step_slow: Duration::MAX,
             ..Self::default()
@@ -49,8 +49,8 @@ impl WritePace {
     }
 
     /// For tests: every write goes to the pool.
-    #[cfg(test)]
-    pub(crate) fn always_slow() -> Self {
+    #[must_use]
+    pub fn always_slow() -> Self {
         Self {
             pool_until_ms: AtomicU64::new(u64::MAX),
             ..Self::default()

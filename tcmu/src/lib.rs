@@ -1,0 +1,1 @@
+//! overlaybd images as block devices of the host over the kernel's TCMU.

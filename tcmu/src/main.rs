@@ -1,0 +1,3 @@
+//! `overlaybd-tcmu`: serves overlaybd images to the host's kernel.
+
+fn main() {}
