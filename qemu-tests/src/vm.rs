@@ -240,10 +240,7 @@ fn describe_raw_disk(command: &mut Command, index: usize, file: &Path, keeps_wri
     ));
     drive.push(file);
     let device = format!("virtio-blk-pci,drive=disk{index}");
-    command
-        .arg("-drive")
-        .arg(drive)
-        .args(["-device", &device]);
+    command.arg("-drive").arg(drive).args(["-device", &device]);
 }
 
 fn describe_socket(command: &mut Command, index: usize, socket: &Path) {

@@ -1,4 +1,7 @@
-//! Debian's `tcmu-runner` with its handler of plain files: it shows that the host itself works, whatever our daemon does.
+//! Debian's `tcmu-runner`: it shows that the host itself works, whatever our daemon does.
+//!
+//! Debian ships its handler `qcow`, which serves a file of another format as the raw bytes it is, and not its handler
+//! `file`, which does the same: one `preadv` or `pwritev` for one command.
 
 use anyhow::Result;
 use qemu_tests::host_vm::{HostVm, SCRATCH};
@@ -14,7 +17,7 @@ pub(crate) fn start(host: &mut HostVm<'_>) -> Result<()> {
         "mkdir -p /run/dbus /var/log /etc/tcmu
          tcmu-runner --debug >/run/tcmu-runner.out 2>&1 &
          for try in $(seq 300); do
-             grep -q 'handler path' /run/tcmu-runner.out /var/log/tcmu-runner.log 2>/dev/null && exit 0
+             grep -q 'handlers found' /run/tcmu-runner.out /var/log/tcmu-runner.log 2>/dev/null && exit 0
              sleep 0.1
          done
          cat /run/tcmu-runner.out /var/log/tcmu-runner.log
@@ -30,7 +33,7 @@ fn a_disk_of_tcmu_runner_has_the_bytes_of_its_file() -> Result<()> {
         start(&mut host)?;
         host.run(&format!("head -c {BYTES} /dev/urandom >{SCRATCH}/disk.raw"))?;
         let size = format!("dev_size={BYTES}");
-        let disk = targets::attach(&mut host, 0, &format!("file/{SCRATCH}/disk.raw"), &[&size])?;
+        let disk = targets::attach(&mut host, 0, &format!("qcow/{SCRATCH}/disk.raw"), &[&size])?;
         let hashes = host.run(&format!(
             "sha256sum <{SCRATCH}/disk.raw && sha256sum <{disk}"
         ))?;
