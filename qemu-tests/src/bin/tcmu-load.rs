@@ -2,7 +2,7 @@
 //! Prints a JSON line for every run; `scripts/bench-tcmu` makes a table.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
             for workload in WORKLOADS {
                 for server in &servers {
                     let line = run(&mut host, server, workload, args.seconds)?;
-                    println!("{}", with_round(line, round)?);
+                    writeln!(std::io::stdout(), "{}", with_round(line, round)?)?;
                 }
                 // The other one first in the next turn.
                 servers.reverse();
