@@ -2,5 +2,6 @@
 //! that VMs run as many at a time as the test runner has threads.
 #![cfg(test)]
 
+mod systemd;
 mod tcmu_runner;
 mod vectors;
