@@ -1,1 +1,3 @@
 //! overlaybd images as block devices of the host over the kernel's TCMU.
+
+pub mod scsi;
