@@ -81,11 +81,10 @@ impl Job {
             Action::Read(range) => self.read(disk, *range),
             Action::Verify(range) => self.verify(disk, *range),
             Action::Write { range, fua } => self.write(disk, *range, *fua),
+            // A block of zeros is unmapped whether it has to be or not.
             Action::WriteSame {
-                range,
-                unmap,
-                no_data_out,
-            } => self.write_same(disk, *range, *unmap || *no_data_out),
+                range, no_data_out, ..
+            } => self.write_same(disk, *range, *no_data_out),
             Action::Unmap { list_len } => self.unmap(disk, *list_len),
             Action::Flush { .. } => disk
                 .image()
@@ -171,9 +170,9 @@ impl Job {
     }
 
     /// Writes one block over and over, or zeros.
-    fn write_same(&self, disk: &Disk, range: ByteRange, is_zero: bool) -> Result<(), Status> {
+    fn write_same(&self, disk: &Disk, range: ByteRange, no_data_out: bool) -> Result<(), Status> {
         let mut block = [0; crate::disk::BLOCK_BYTES as usize];
-        if !is_zero && self.data().copy_out(&mut block) < block.len() {
+        if !no_data_out && self.data().copy_out(&mut block) < block.len() {
             return Err(sense::short_data(disk));
         }
         if block == [0; crate::disk::BLOCK_BYTES as usize] {

@@ -34,11 +34,11 @@ pub(crate) fn of_write(disk: &Disk, error: &Error) -> Status {
 #[cold]
 pub(crate) fn short_data(disk: &Disk) -> Status {
     disk.report(format_args!("refused a command with less data than it says"));
-    Sense::SHORT_DATA.into()
+    Sense::parameter_list_length().into()
 }
 
-/// The image is not open.
+/// The image is not open. Not as NOT READY, to which an initiator may answer with retries.
 #[cold]
 pub(crate) fn not_ready() -> Status {
-    Sense::NOT_READY.into()
+    Sense::read_error().into()
 }
