@@ -60,19 +60,19 @@ impl<'a> Data<'a> {
     }
 
     /// Copies the next bytes out of the data area; returns how many there were.
-    pub fn copy_out(&mut self, mut buf: &mut [u8]) -> usize {
-        let wanted = buf.len();
-        while !buf.is_empty() {
-            let Some(range) = self.next(buf.len()) else {
+    pub fn copy_out(&mut self, buf: &mut [u8]) -> usize {
+        let mut copied = 0;
+        while let Some(rest) = buf.get_mut(copied..).filter(|rest| !rest.is_empty()) {
+            let Some(range) = self.next(rest.len()) else {
                 break;
             };
-            let (front, rest) = buf.split_at_mut(range.len);
+            let front = rest.get_mut(..range.len).unwrap_or_default();
             if self.region.copy_out(range, front).is_none() {
                 break;
             }
-            buf = rest;
+            copied += range.len;
         }
-        wanted - buf.len()
+        copied
     }
 
     /// Copies `bytes` into the data area, as far as there is room.

@@ -68,6 +68,13 @@ impl Shared {
         !*waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// Tells the kernel that there are answers.
+    pub(crate) fn tell_kernel(&self) {
+        if let Err(error) = self.region.notify() {
+            log::debug!("{}: tell the kernel: {error}", self.uio.name.device);
+        }
+    }
+
     fn close(&self) {
         *self.closing.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.closes.notify_all();
@@ -114,7 +121,7 @@ impl Device {
         let (taker, completer) = ring::open(Arc::clone(&region))?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::io("make eventfd", error.into()))?;
-        let transfer = region.data_bytes() / TRANSFER_SHARE / BLOCK_BYTES as usize;
+        let transfer = region.len() / TRANSFER_SHARE / BLOCK_BYTES as usize;
         let transfer = transfer.clamp(*TRANSFER_BLOCKS.start(), *TRANSFER_BLOCKS.end());
         let serial = Backstore::of(&uio.name).serial();
         let shared = Shared {
@@ -207,11 +214,6 @@ impl Device {
         }
     }
 
-    /// Have all commands been answered that the kernel has given?
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.shared.region.is_drained()
-    }
 }
 
 impl From<rustix::io::Errno> for Error {

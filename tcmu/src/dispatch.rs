@@ -10,7 +10,7 @@
 //!
 //! Source: include/uapi/linux/target_core_user.h.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use layers::metrics::{Lane, Operation};
@@ -45,6 +45,8 @@ pub(crate) struct RingThread {
 struct Answerer {
     shared: Arc<Shared>,
     batch: WriteBatch,
+    /// Something may be staged.
+    is_dirty: bool,
     /// Writes whose data is staged: their commands, and bytes.
     staged: Vec<(u16, u64)>,
     staged_bytes: u64,
@@ -70,6 +72,7 @@ impl RingThread {
             answerer: Answerer {
                 shared,
                 batch: WriteBatch::default(),
+                is_dirty: false,
                 staged: Vec::new(),
                 staged_bytes: 0,
                 buffer: Vec::new(),
@@ -167,7 +170,7 @@ impl Answerer {
     fn act(&mut self, disk: &Disk, command: &Command, action: Action) {
         match action {
             Action::Reply(reply) => {
-                Data::new(&self.shared.region, &command.data).copy_in(reply.as_ref());
+                Data::new(&self.shared.region, &command.data).copy_in(&reply.bytes);
                 self.answer(command.id, Status::Good);
             }
             Action::Done => self.answer(command.id, Status::Good),
@@ -185,8 +188,8 @@ impl Answerer {
     }
 
     fn read(&mut self, disk: &Disk, command: &Command, range: ByteRange) {
-        let data = Data::new(&self.shared.region, &command.data);
         self.lane(disk).began(Operation::Read);
+        let data = Data::new(&self.shared.region, &command.data);
         match data.fill_from(disk.image(), range, Wait::Never) {
             Ok(Progress::Done) => {
                 self.lane(disk).answered(Operation::Read, range.len);
@@ -200,6 +203,7 @@ impl Answerer {
     fn write(&mut self, disk: &Disk, command: &Command, range: ByteRange) {
         let data = Data::new(&self.shared.region, &command.data);
         let batch = &mut self.batch;
+        self.is_dirty = true;
         match execute::stage(disk, batch, data, range, &mut self.buffer, Wait::Never) {
             Ok(Progress::Done) => {
                 self.staged.push((command.id, range.len));
@@ -219,11 +223,10 @@ impl Answerer {
         }
     }
 
-    /// Commits what is staged, and answers it.
+    /// Commits what is staged, and answers it. Also what is staged of a write that failed, or that a
+    /// worker begins anew: while any of it is, the layers cannot change.
     fn commit(&mut self) {
-        if self.staged.is_empty() {
-            // What was staged of a write that failed, or of one that somebody else begins anew.
-            self.batch.clear();
+        if !std::mem::take(&mut self.is_dirty) {
             return;
         }
         let shared = Arc::clone(&self.shared);

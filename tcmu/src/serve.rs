@@ -21,6 +21,7 @@ use sd_notify::NotifyState;
 use crate::adopt;
 use crate::args::Args;
 use crate::backstore::Backstore;
+use crate::control::Control;
 use crate::device::Device;
 use crate::devices::Devices;
 use crate::error::Error;
@@ -79,7 +80,7 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
 
 /// Makes sure that this is the only daemon of the host, and tells others that there is one.
 fn lock() -> Result<File, Error> {
-    let path = DAEMON_LOCK;
+    let path = std::path::Path::new("/run/overlaybd-tcmu.lock");
     let fail = |error| Error::file("open lock", path, error);
     let mut file = File::options()
         .read(true)
