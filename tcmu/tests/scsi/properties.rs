@@ -36,8 +36,8 @@ fn disk() -> impl Strategy<Value = Disk> {
 /// Whole blocks inside the disk, at least one and at most `blocks_max`.
 fn is_sound(range: ByteRange, disk: &Disk, blocks_max: u32) -> bool {
     let end = range.offset.checked_add(range.len);
-    range.offset % 512 == 0
-        && range.len % 512 == 0
+    range.offset.is_multiple_of(512)
+        && range.len.is_multiple_of(512)
         && range.len > 0
         && range.len / 512 <= u64::from(blocks_max)
         && end.is_some_and(|end| end / 512 <= disk.blocks)
