@@ -2,7 +2,7 @@
 
 use tcmu::scsi::{Action, Disk, decode};
 
-use crate::disks::{BLOCKS, assert_bad_field, blocks, read_only, refusal, writable};
+use crate::disks::{BLOCKS, assert_bad_field, blocks, read_only, refusal, reply, writable};
 
 const READS: [u8; 4] = [0x08, 0x28, 0xa8, 0x88];
 const WRITES: [u8; 4] = [0x0a, 0x2a, 0xaa, 0x8a];
@@ -84,6 +84,47 @@ fn the_longest_form_reaches_the_whole_of_a_huge_disk() {
     let cdb = transfer(0x88, (1 << 40) - 8, 8);
     let expected = Action::Read(blocks((1 << 40) - 8, 8));
     assert_eq!(decode(&cdb, &disk), Ok(expected));
+}
+
+#[test]
+fn longer_forms_have_32_bits_of_blocks() {
+    let disk = Disk {
+        blocks: 1 << 40,
+        transfer_blocks_max: u32::MAX,
+        ..writable()
+    };
+    for opcode in [0xa8, 0x88] {
+        let cdb = transfer(opcode, 9, 0x0102_0304);
+        let expected = Action::Read(blocks(9, 0x0102_0304));
+        assert_eq!(decode(&cdb, &disk), Ok(expected), "{cdb:02x?}");
+    }
+}
+
+#[test]
+fn a_block_whose_bytes_have_no_address_is_out_of_range() {
+    let disk = Disk {
+        blocks: u64::MAX,
+        ..writable()
+    };
+    let last = (1 << 55) - 2;
+    let expected = Action::Read(blocks(last, 1));
+    assert_eq!(decode(&transfer(0x88, last, 1), &disk), Ok(expected));
+    for (lba, count) in [(last, 2), (last + 1, 1), (1 << 60, 1)] {
+        let sense = refusal(&transfer(0x88, lba, count), &disk);
+        assert_eq!(sense.to_string(), "05/21/00");
+    }
+}
+
+#[test]
+fn a_limit_of_no_blocks_is_one_block() {
+    let disk = Disk {
+        transfer_blocks_max: 0,
+        ..writable()
+    };
+    let expected = Action::Read(blocks(9, 1));
+    assert_eq!(decode(&transfer(0x28, 9, 1), &disk), Ok(expected));
+    let page = reply(&[0x12, 1, 0xb0, 0, 64, 0], &disk);
+    assert_eq!(page[8..12], [0, 0, 0, 1]);
 }
 
 #[test]

@@ -118,7 +118,10 @@ fn as_many_descriptors_as_advertised_are_taken() {
     let taken = ranges(&list(&vec![(0, 8); most])).unwrap();
     assert_eq!(taken.len(), most);
     let one_more = list(&vec![(0, 8); most + 1]);
-    assert_eq!(ranges(&one_more), Err("05/26/00".to_owned()));
+    let sense = unmap_ranges(&one_more, &writable()).unwrap_err();
+    assert_eq!(sense.to_string(), "05/26/00");
+    let field = sense.field.unwrap();
+    assert_eq!((field.place, field.byte), (Place::ParameterList, 2));
 }
 
 #[test]
