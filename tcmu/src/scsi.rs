@@ -36,6 +36,3 @@ pub use mode::mode_select;
 pub use reply::Reply;
 pub use sense::{Field, Place, SENSE_BYTES, Sense, SenseKey};
 pub use unmap::unmap_ranges;
-
-#[cfg(test)]
-mod tests;

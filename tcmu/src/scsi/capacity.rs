@@ -1,6 +1,6 @@
 //! READ CAPACITY.
 //!
-//! Source: SBC-3 sections 5.15 (10 bytes), 5.16 (16 bytes).
+//! Source: SBC-3 (READ CAPACITY (10) and (16) commands).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::Disk;

@@ -2,7 +2,7 @@
 //!
 //! ring -> **cdb** -> transfer, inquiry, mode ... -> execute
 //!
-//! Source: SPC-4 section 4.2.5 (operation codes, control byte).
+//! Source: SPC-4 (the command descriptor block), SAM-5 (operation code, CONTROL byte).
 
 use crate::scsi::disk::{ByteRange, Disk};
 use crate::scsi::reply::Reply;

@@ -39,21 +39,18 @@ impl Disk {
     /// # Errors
     /// 21/00 with the first block that is not there. Also for no blocks beyond the end.
     pub(crate) fn range(&self, lba: u64, blocks: u64) -> Result<Option<ByteRange>, Sense> {
-        match lba.checked_add(blocks) {
-            Some(end) if end <= self.blocks => {}
-            _ => return Err(Sense::lba_out_of_range(lba.max(self.blocks))),
+        let end = lba.checked_add(blocks).filter(|&end| end <= self.blocks);
+        let Some(end) = end else {
+            return Err(Sense::lba_out_of_range(lba.max(self.blocks)));
+        };
+        // Fails for no disk that layers can make. On others the block is not there either.
+        if end.checked_mul(BLOCK_BYTES).is_none() {
+            return Err(Sense::lba_out_of_range(lba));
         }
-        // Neither product overflows on a disk that layers can make; on others the block is not
-        // there either.
-        let offset = lba.checked_mul(BLOCK_BYTES);
-        let len = blocks.checked_mul(BLOCK_BYTES);
-        match (offset, len) {
-            (Some(_), Some(0)) => Ok(None),
-            (Some(offset), Some(len)) if offset.checked_add(len).is_some() => {
-                Ok(Some(ByteRange { offset, len }))
-            }
-            _ => Err(Sense::lba_out_of_range(lba)),
-        }
+        Ok((blocks > 0).then_some(ByteRange {
+            offset: lba * BLOCK_BYTES,
+            len: blocks * BLOCK_BYTES,
+        }))
     }
 
     /// # Errors

@@ -1,6 +1,6 @@
 //! INQUIRY and REQUEST SENSE.
 //!
-//! Source: SPC-4 sections 6.6 (INQUIRY), 6.39 (REQUEST SENSE); format reference 8.5 (the names).
+//! Source: SPC-4 (INQUIRY command, REQUEST SENSE command); format reference 8.5 (the names).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::Disk;

@@ -1,6 +1,6 @@
 //! REPORT LUNS. The kernel answers it itself; a passed-through one is answered the same.
 //!
-//! Source: SPC-4 section 6.33.
+//! Source: SPC-4 (REPORT LUNS command).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::Disk;

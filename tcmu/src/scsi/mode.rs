@@ -1,7 +1,7 @@
 //! MODE SENSE and MODE SELECT: the parameters of the disk, none of which can be changed.
 //!
-//! Source: SPC-4 sections 6.11 to 6.14, 7.5 (control, informational exceptions); SBC-3 section
-//! 6.4 (caching, read-write error recovery).
+//! Source: SPC-4 (MODE SENSE and MODE SELECT commands, control mode page), SBC-3 (caching, read-write
+//! error recovery and informational exceptions control mode pages).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::Disk;

@@ -1,6 +1,6 @@
 //! Why a command failed, as the initiator is told.
 //!
-//! Fixed format, current information. Source: SPC-4 section 4.5.3.
+//! Fixed format, current information. Source: SPC-4 (fixed format sense data).
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ pub enum Place {
     ParameterList,
 }
 
-/// The field that is in error (SPC-4 section 4.5.2.4.2).
+/// The field that is in error (the field pointer of the sense key specific data).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
     /// Where [`Field::byte`] counts from.

@@ -1,6 +1,6 @@
 //! START STOP UNIT and PREVENT ALLOW MEDIUM REMOVAL.
 //!
-//! Source: SBC-3 section 5.17 (START STOP UNIT), 5.6 (PREVENT ALLOW MEDIUM REMOVAL).
+//! Source: SBC-3 (START STOP UNIT command, PREVENT ALLOW MEDIUM REMOVAL command).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::Disk;

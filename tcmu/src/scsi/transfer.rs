@@ -1,7 +1,6 @@
 //! READ, WRITE, VERIFY and SYNCHRONIZE CACHE.
 //!
-//! Source: SBC-3 sections 5.8 to 5.12 (READ), 5.18, 5.19 (SYNCHRONIZE CACHE), 5.24 to 5.26
-//! (VERIFY), 5.32 to 5.36 (WRITE).
+//! Source: SBC-3 (the commands of these names).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::{Disk, check_limit};

@@ -1,6 +1,6 @@
 //! UNMAP and its list of ranges.
 //!
-//! Source: SBC-3 section 5.28.
+//! Source: SBC-3 (UNMAP command).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::{ByteRange, Disk};

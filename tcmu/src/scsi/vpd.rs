@@ -1,6 +1,6 @@
 //! Vital product data: what the disk is called and what it can do.
 //!
-//! Source: SPC-4 section 7.8 (pages 00, 80, 83), SBC-3 section 6.5 (pages B0, B1, B2).
+//! Source: SPC-4 (vital product data parameters: pages 00, 80, 83), SBC-3 (pages B0, B1, B2).
 //! Invariant: limits are those that commands are checked against.
 
 use crate::scsi::disk::Disk;

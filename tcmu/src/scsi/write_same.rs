@@ -1,6 +1,6 @@
 //! WRITE SAME: one block over and over, or the range unmapped.
 //!
-//! Source: SBC-3 sections 5.39 (10 bytes), 5.40 (16 bytes).
+//! Source: SBC-3 (WRITE SAME (10) and (16) commands).
 
 use crate::scsi::cdb::{Action, Cdb};
 use crate::scsi::disk::{Disk, check_limit};

@@ -1,1 +1,0 @@
-//! Commands as initiators send them.
