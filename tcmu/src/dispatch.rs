@@ -22,7 +22,7 @@ use crate::device::Shared;
 use crate::disk::Disk;
 use crate::execute::{self, Job};
 use crate::ring::{Command, Status, Taken, Taker};
-use crate::scsi::{self, Action, ByteRange};
+use crate::scsi::{self, Action, ByteRange, Sense};
 use crate::sense;
 
 /// Commands that are answered before the kernel is told of it.
@@ -174,7 +174,8 @@ impl Answerer {
                 self.answer(command.id, Status::Good);
             }
             Action::Done => self.answer(command.id, Status::Good),
-            Action::Unsupported => self.answer(command.id, Status::UnknownOp),
+            // UNKNOWN_OP would have the kernel say the same, and warn in its log.
+            Action::Unsupported => self.answer(command.id, Sense::invalid_opcode().into()),
             Action::ModeSelect { ten, list_len } => {
                 let status = execute::mode_select(&self.shared, disk, command, ten, list_len);
                 self.answer(command.id, status);

@@ -98,7 +98,7 @@ impl Workers {
             .shared
             .rest
             .wait_timeout_while(self.shared.lock(), left, is_busy);
-        let (_, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (_state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         !timeout.timed_out()
     }
 }
