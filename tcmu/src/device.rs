@@ -82,12 +82,7 @@ impl Shared {
 
     fn open_disk(&self, service: &Service) -> layers::Result<()> {
         let name = &self.uio.name;
-        let disk = Disk::open(
-            name,
-            self.serial.clone(),
-            self.transfer_blocks_max,
-            service,
-        )?;
+        let disk = Disk::open(name, self.serial.clone(), self.transfer_blocks_max, service)?;
         log::info!(
             "serving image={} access={} layers={} virtual_size={} device={} uio={}",
             name.config.display(),
@@ -213,7 +208,6 @@ impl Device {
             log::error!("{}: flush failed: {error}", disk.name());
         }
     }
-
 }
 
 impl From<rustix::io::Errno> for Error {

@@ -162,10 +162,12 @@ impl Job {
         let mut batch = WriteBatch::default();
         let mut buffer = Vec::new();
         let wait = Wait::UntilDone;
-        stage(disk, &mut batch, self.data(), range, &mut buffer, wait)?;
+        let staged = stage(disk, &mut batch, self.data(), range, &mut buffer, wait)?;
         let image = disk.image();
-        let committed = disk.pace().time(|| image.commit(&mut batch));
-        let written = committed.and_then(|()| if fua { image.flush() } else { Ok(()) });
+        let written = staged
+            .expect_done("write image")
+            .and_then(|()| disk.pace().time(|| image.commit(&mut batch)))
+            .and_then(|()| if fua { image.flush() } else { Ok(()) });
         written.map_err(|error| sense::of_write(disk, &error))
     }
 

@@ -100,22 +100,48 @@ pub fn open(region: Arc<Region>) -> Result<(Taker, Completer), Error> {
         ring: region.load(4) as usize,
         size: region.load(8),
     };
-    let fits = layout.ring.checked_add(layout.size as usize).is_some_and(|end| end <= region.len());
+    let fits = layout
+        .ring
+        .checked_add(layout.size as usize)
+        .is_some_and(|end| end <= region.len());
     if version & 0xffff != 2 || (version >> 16) & 1 == 0 || !fits || layout.size < 1024 {
         return Err(broken());
     }
     let tail = region.load(64);
-    let shared = Arc::new(Mutex::new(Tail { tail, taken: tail, ids: BTreeSet::new() }));
-    let taker = Taker { region: Arc::clone(&region), layout, cursor: tail, known: Arc::clone(&shared), entry: Vec::new() };
-    Ok((taker, Completer { region, layout, tail: shared }))
+    let shared = Arc::new(Mutex::new(Tail {
+        tail,
+        taken: tail,
+        ids: BTreeSet::new(),
+    }));
+    let taker = Taker {
+        region: Arc::clone(&region),
+        layout,
+        cursor: tail,
+        known: Arc::clone(&shared),
+        entry: Vec::new(),
+    };
+    Ok((
+        taker,
+        Completer {
+            region,
+            layout,
+            tail: shared,
+        },
+    ))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(at..at + 8)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }
 
 impl Taker {
@@ -138,27 +164,54 @@ impl Taker {
             let next = (self.cursor + len) % self.layout.size;
             match len_op & OP_MASK {
                 1 => {}
-                0 => { self.advance(next, None); continue; }
-                _ => { self.advance(next, None); return Ok(Taken::TaskManagement); }
+                0 => {
+                    self.advance(next, None);
+                    continue;
+                }
+                _ => {
+                    self.advance(next, None);
+                    return Ok(Taken::TaskManagement);
+                }
             }
             self.entry.resize(len as usize, 0);
-            if len < ENTRY_BYTES_MIN || self.region.copy_out(DataRange { offset: start, len: len as usize }, &mut self.entry).is_none() {
+            if len < ENTRY_BYTES_MIN
+                || self
+                    .region
+                    .copy_out(
+                        DataRange {
+                            offset: start,
+                            len: len as usize,
+                        },
+                        &mut self.entry,
+                    )
+                    .is_none()
+            {
                 return Err(broken());
             }
             let entry = &self.entry;
             command.id = (u32_at(entry, 4) & 0xffff) as u16;
             let count = u32_at(entry, 8) as usize;
-            let cdb = usize::try_from(u64_at(entry, 24)).ok().and_then(|at| at.checked_sub(start)).ok_or_else(broken)?;
+            let cdb = usize::try_from(u64_at(entry, 24))
+                .ok()
+                .and_then(|at| at.checked_sub(start))
+                .ok_or_else(broken)?;
             command.data.clear();
             for n in 0..count {
                 let at = IOV_OFFSET + n * 16;
-                let range = DataRange { offset: u64_at(entry, at) as usize, len: u64_at(entry, at + 8) as usize };
+                let range = DataRange {
+                    offset: u64_at(entry, at) as usize,
+                    len: u64_at(entry, at + 8) as usize,
+                };
                 command.data.push(range);
             }
             let bytes = entry.get(cdb..).ok_or_else(broken)?;
             command.cdb_len = bytes.len().min(16);
             command.cdb = [0; 16];
-            command.cdb.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            command
+                .cdb
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(to, from)| *to = *from);
             self.advance(next, Some(command.id));
             return Ok(Taken::Command);
         }
@@ -192,8 +245,16 @@ impl Completer {
             response[4] = 2;
             response[12..108].copy_from_slice(&sense);
         }
-        if status == Status::Busy { response[4] = 8; }
-        self.region.copy_in(DataRange { offset: start + 4, len: 108 }, &response);
+        if status == Status::Busy {
+            response[4] = 8;
+        }
+        self.region.copy_in(
+            DataRange {
+                offset: start + 4,
+                len: 108,
+            },
+            &response,
+        );
         tail.tail = (tail.tail + len) % self.layout.size;
         while let Some(len) = self.skip(tail.tail, tail.taken) {
             tail.tail = (tail.tail + len) % self.layout.size;

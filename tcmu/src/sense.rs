@@ -33,7 +33,9 @@ pub(crate) fn of_write(disk: &Disk, error: &Error) -> Status {
 /// The command came with less data than it says.
 #[cold]
 pub(crate) fn short_data(disk: &Disk) -> Status {
-    disk.report(format_args!("refused a command with less data than it says"));
+    disk.report(format_args!(
+        "refused a command with less data than it says"
+    ));
     Sense::parameter_list_length().into()
 }
 

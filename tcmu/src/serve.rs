@@ -63,7 +63,7 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     // From here on no event is missed.
     let netlink = Arc::new(Netlink::open()?);
     take_up_what_is_there(&netlink, &devices)?;
-    let control = Control::start(&service, &devices)?;
+    let control = Control::start(&service)?;
     let follower = Follower::start(netlink, &devices)?;
     notify(NotifyState::Ready);
     log::info!("ready; {} devices", devices.all().len());
@@ -117,7 +117,10 @@ fn raise_file_limit() {
     let raised = rustix::process::setrlimit(Resource::Nofile, limit(most))
         .or_else(|_| rustix::process::setrlimit(Resource::Nofile, limit(now.maximum)));
     if let Err(error) = raised {
-        log::warn!("the limit of open files stays at {:?}: {error}", now.current);
+        log::warn!(
+            "the limit of open files stays at {:?}: {error}",
+            now.current
+        );
     }
 }
 
@@ -250,7 +253,10 @@ fn end(devices: &[Arc<Device>]) {
     std::thread::scope(|scope| {
         for device in devices {
             let thread = std::thread::Builder::new().name("end".to_owned());
-            if thread.spawn_scoped(scope, || end_one(device, deadline)).is_err() {
+            if thread
+                .spawn_scoped(scope, || end_one(device, deadline))
+                .is_err()
+            {
                 end_one(device, deadline);
             }
         }
