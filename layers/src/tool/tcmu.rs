@@ -14,6 +14,8 @@ mod doctor;
 mod host;
 mod names;
 mod owner;
+#[cfg(test)]
+mod test_host;
 mod tree;
 mod unstick;
 mod usage;
