@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::host::{self, Host};
 
@@ -46,7 +46,9 @@ impl Owners {
             match fs::read_dir(process.join("fd")) {
                 Ok(files) => {
                     for file in files.flatten() {
-                        if let Some(uio) = fs::read_link(file.path()).ok().and_then(number) {
+                        if let Some(uio) =
+                            fs::read_link(file.path()).ok().and_then(|to| number(&to))
+                        {
                             let command = host::read(&process.join("comm")).unwrap_or_default();
                             by_uio.insert(uio, Process { pid, command });
                         }
@@ -71,6 +73,6 @@ impl Owners {
     }
 }
 
-fn number(target: PathBuf) -> Option<u32> {
+fn number(target: &Path) -> Option<u32> {
     target.to_str()?.strip_prefix("/dev/uio")?.parse().ok()
 }
