@@ -1,7 +1,7 @@
 //! What a test guest consists of: kernel, initramfs, Debian tree, raw disk.
 //!
-//! `scripts/make-guest` makes them once and says what they are; its own lock lets several test
-//! processes ask at the same time.
+//! `scripts/make-guest` makes them once and says what they are, `scripts/make-host` those of a container
+//! host; their own locks let several test processes ask at the same time.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -30,20 +30,32 @@ impl GuestAssets {
     pub fn get() -> Result<&'static Self> {
         static ASSETS: OnceLock<Result<GuestAssets, String>> = OnceLock::new();
         ASSETS
-            .get_or_init(|| Self::make().map_err(|error| format!("{error:#}")))
+            .get_or_init(|| Self::make("make-guest").map_err(|error| format!("{error:#}")))
             .as_ref()
             .map_err(|error| anyhow!("{error}"))
     }
 
-    fn make() -> Result<Self> {
-        let script = repository().join("scripts/make-guest");
+    /// As [`GuestAssets::get`], those of a container host: the same kernel, more modules and programs.
+    ///
+    /// # Errors
+    /// What `scripts/make-host` says, the same for every caller.
+    pub fn of_container_host() -> Result<&'static Self> {
+        static ASSETS: OnceLock<Result<GuestAssets, String>> = OnceLock::new();
+        ASSETS
+            .get_or_init(|| Self::make("make-host").map_err(|error| format!("{error:#}")))
+            .as_ref()
+            .map_err(|error| anyhow!("{error}"))
+    }
+
+    fn make(name: &str) -> Result<Self> {
+        let script = repository().join("scripts").join(name);
         let output = Command::new(&script)
             .stderr(Stdio::inherit())
             .output()
             .with_context(|| format!("run {}", script.display()))?;
         ensure!(
             output.status.success(),
-            "scripts/make-guest failed: {}",
+            "scripts/{name} failed: {}",
             output.status
         );
         let dir = PathBuf::from(String::from_utf8(output.stdout)?.trim_end());

@@ -16,6 +16,7 @@
 //! | [`origin`] | images in a registry, and hosts with a cache |
 //! | [`daemon`] | one `overlaybd-vhost-blk`: start, kill, start again, stop |
 //! | [`vm`] | one qemu: disks, boot, reset, kill |
+//! | [`host_vm`] | a qemu that is a container host: programs under test and SCSI targets inside it |
 //! | [`serial`] | shell commands in the guest, over a serial line |
 //! | [`qmp`] | qemu's control socket |
 //! | [`load`] | one disk used by `blkio` instead of a guest: whole-disk compare, rate and latency |
@@ -26,6 +27,7 @@
 pub mod daemon;
 pub mod deadline;
 pub mod guest_assets;
+pub mod host_vm;
 pub mod image;
 pub mod lab;
 pub mod load;

@@ -1,4 +1,4 @@
-//! The programs under test: `overlaybd-vhost-blk`, `obd`, `overlaybd-create`.
+//! The programs under test: the two daemons, `obd`, `overlaybd-create`, `overlaybd-commit`.
 //!
 //! Built once per test run by cargo, in the profile of the tests, so that `cargo test` alone
 //! always tests the present source. `OBD_PROGRAMS_DIR` names a directory where they were built before.
@@ -20,6 +20,10 @@ pub struct Programs {
     pub obd: PathBuf,
     /// `overlaybd-create`
     pub create: PathBuf,
+    /// `overlaybd-commit`
+    pub commit: PathBuf,
+    /// `overlaybd-tcmu`
+    pub tcmu: PathBuf,
 }
 
 impl Programs {
@@ -42,6 +46,8 @@ impl Programs {
                 daemon: dir.join("overlaybd-vhost-blk"),
                 obd: dir.join("obd"),
                 create: dir.join("overlaybd-create"),
+                commit: dir.join("overlaybd-commit"),
+                tcmu: dir.join("overlaybd-tcmu"),
             });
         }
         let built: HashMap<String, PathBuf> = build()?.into_iter().collect();
@@ -53,6 +59,8 @@ impl Programs {
             daemon: find("overlaybd-vhost-blk")?,
             obd: find("obd")?,
             create: find("overlaybd-create")?,
+            commit: find("overlaybd-commit")?,
+            tcmu: find("overlaybd-tcmu")?,
         })
     }
 }
@@ -83,7 +91,13 @@ fn build() -> Result<Vec<(String, PathBuf)>> {
         "--quiet",
         "--message-format=json-render-diagnostics",
     ]);
-    for name in ["overlaybd-vhost-blk", "obd", "overlaybd-create"] {
+    for name in [
+        "overlaybd-vhost-blk",
+        "overlaybd-tcmu",
+        "obd",
+        "overlaybd-create",
+        "overlaybd-commit",
+    ] {
         cargo.args(["--bin", name]);
     }
     if !cfg!(debug_assertions) {

@@ -1,4 +1,4 @@
-//! One virtual machine: qemu without KVM, Debian's kernel, disks over vhost-user-blk.
+//! One virtual machine: qemu without KVM, Debian's kernel, disks over vhost-user-blk or raw files.
 //!
 //! qemu's file descriptors 0 and 1 are the control socket and the guest's command line: both
 //! connected before qemu runs, both closed by its end whatever the reason.
@@ -36,8 +36,18 @@ pub struct VmBuilder<'lab> {
     lab: &'lab Lab,
     name: String,
     cpus: u32,
-    sockets: Vec<PathBuf>,
+    memory_mib: u32,
+    assets: Option<&'static GuestAssets>,
+    disks: Vec<Disk>,
     kernel_arguments: String,
+}
+
+#[derive(Debug)]
+enum Disk {
+    /// Served by a daemon on this socket.
+    Socket(PathBuf),
+    /// A raw file, served by qemu.
+    Raw { file: PathBuf, keeps_writes: bool },
 }
 
 /// A running machine.
@@ -57,7 +67,9 @@ impl Lab {
             lab: self,
             name: format!("vm-{name}"),
             cpus: 2,
-            sockets: Vec::new(),
+            memory_mib: MEMORY_MIB,
+            assets: None,
+            disks: Vec::new(),
             kernel_arguments: "console=ttyS0 panic=1".to_owned(),
         }
     }
@@ -67,7 +79,39 @@ impl<'lab> VmBuilder<'lab> {
     /// Adds a disk: /dev/vda, /dev/vdb and so on.
     #[must_use]
     pub fn disk(mut self, socket: &Path) -> Self {
-        self.sockets.push(socket.to_owned());
+        self.disks.push(Disk::Socket(socket.to_owned()));
+        self
+    }
+
+    /// Adds a raw file as a disk; without `keeps_writes` the file stays as it is.
+    #[must_use]
+    pub fn raw_disk(mut self, file: &Path, keeps_writes: bool) -> Self {
+        self.disks.push(Disk::Raw {
+            file: file.to_owned(),
+            keeps_writes,
+        });
+        self
+    }
+
+    /// Boots another kernel and initramfs than the usual guest's.
+    #[must_use]
+    pub fn assets(mut self, assets: &'static GuestAssets) -> Self {
+        self.assets = Some(assets);
+        self
+    }
+
+    /// Memory of the machine.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Adds a word to the kernel command line.
+    #[must_use]
+    pub fn kernel_argument(mut self, word: &str) -> Self {
+        self.kernel_arguments.push(' ');
+        self.kernel_arguments.push_str(word);
         self
     }
 
@@ -113,8 +157,13 @@ impl<'lab> VmBuilder<'lab> {
         let mut command = process::command("qemu-system-x86_64", Privilege::Inherited);
         self.describe_machine(&mut command);
         self.describe_guest(&mut command)?;
-        for (index, socket) in self.sockets.iter().enumerate() {
-            describe_disk(&mut command, index, socket);
+        for (index, disk) in self.disks.iter().enumerate() {
+            match disk {
+                Disk::Socket(socket) => describe_socket(&mut command, index, socket),
+                Disk::Raw { file, keeps_writes } => {
+                    describe_raw_disk(&mut command, index, file, *keeps_writes);
+                }
+            }
         }
         command
             .stdin(OwnedFd::from(qemu_qmp))
@@ -145,9 +194,12 @@ impl<'lab> VmBuilder<'lab> {
             "-smp",
             &self.cpus.to_string(),
             "-m",
-            &format!("{MEMORY_MIB}M"),
+            &format!("{}M", self.memory_mib),
         ]);
-        let memory = format!("memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on");
+        let memory = format!(
+            "memory-backend-memfd,id=memory,size={}M,share=on",
+            self.memory_mib
+        );
         command.args(["-object", &memory]);
         command.args([
             "-chardev",
@@ -158,7 +210,7 @@ impl<'lab> VmBuilder<'lab> {
     }
 
     fn describe_guest(&self, command: &mut Command) -> Result<()> {
-        let assets = GuestAssets::get()?;
+        let assets = self.assets.map_or_else(GuestAssets::get, Ok)?;
         command
             .arg("-kernel")
             .arg(&assets.kernel)
@@ -181,7 +233,17 @@ impl<'lab> VmBuilder<'lab> {
     }
 }
 
-fn describe_disk(command: &mut Command, index: usize, socket: &Path) {
+fn describe_raw_disk(command: &mut Command, index: usize, file: &Path, keeps_writes: bool) {
+    let snapshot = if keeps_writes { "off" } else { "on" };
+    let mut drive = OsString::from(format!(
+        "if=none,id=disk{index},format=raw,discard=unmap,snapshot={snapshot},file="
+    ));
+    drive.push(file);
+    let device = format!("virtio-blk-pci,drive=disk{index}");
+    command.arg("-drive").arg(drive).args(["-device", &device]);
+}
+
+fn describe_socket(command: &mut Command, index: usize, socket: &Path) {
     let mut chardev = OsString::from(format!("socket,id=disk{index},reconnect=1,path="));
     chardev.push(socket);
     // Without num-queues: as many as the guest has CPUs, or qemu refuses to start.
@@ -208,6 +270,15 @@ impl Vm<'_> {
     /// When its exit status is not 0 or it does not end in time.
     pub fn run(&mut self, command: &str) -> Result<String> {
         let deadline = self.lab.deadline(COMMAND_SECONDS);
+        self.serial.start(command)?.finish(deadline)
+    }
+
+    /// As [`Vm::run`], with another bound than two minutes; the lab's own holds as well.
+    ///
+    /// # Errors
+    /// As [`Vm::run`].
+    pub fn run_within(&mut self, seconds: u64, command: &str) -> Result<String> {
+        let deadline = self.lab.deadline(seconds);
         self.serial.start(command)?.finish(deadline)
     }
 

@@ -1,0 +1,6 @@
+//! Container hosts with a real `target_core_user`: what its daemons serve appears as SCSI disks. One process, so
+//! that VMs run as many at a time as the test runner has threads.
+#![cfg(test)]
+
+mod targets;
+mod tcmu_runner;
