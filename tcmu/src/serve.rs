@@ -4,9 +4,10 @@
 //!
 //! Source: format reference 8.3, 8.6; sd_notify(3).
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use layers::Service;
 use layers::config::ServiceConfig;
 use layers::log_file::LogOutput;
+use layers::tool::tcmu::DAEMON_LOCK;
 use rustix::process::{Resource, Rlimit};
 use sd_notify::NotifyState;
 
@@ -38,6 +40,9 @@ const EVENT_WAIT: Duration = Duration::from_millis(500);
 
 /// At the end, time for commands that are under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for the daemon before to be gone.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Files that the process wants to have open at most.
 const FILES_WANTED: u64 = 1 << 20;
@@ -78,9 +83,10 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes sure that this is the only daemon of the host, and tells others that there is one.
+/// Makes sure that this is the only daemon of the host, and tells others that there is one. Who looks
+/// whether there is one holds the lock for a moment.
 fn lock() -> Result<File, Error> {
-    let path = std::path::Path::new("/run/overlaybd-tcmu.lock");
+    let path = Path::new(DAEMON_LOCK);
     let fail = |error| Error::file("open lock", path, error);
     let mut file = File::options()
         .read(true)
@@ -89,10 +95,17 @@ fn lock() -> Result<File, Error> {
         .truncate(false)
         .open(path)
         .map_err(fail)?;
-    file.try_lock().map_err(|error| match error {
-        std::fs::TryLockError::WouldBlock => Error::AlreadyRunning(path.display().to_string()),
-        std::fs::TryLockError::Error(error) => fail(error),
-    })?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(Error::AlreadyRunning(path.display().to_string()));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_WAIT / 100),
+        }
+    }
     let written = file
         .set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()));
