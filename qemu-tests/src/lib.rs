@@ -17,6 +17,7 @@
 //! | [`daemon`] | one `overlaybd-vhost-blk`: start, kill, start again, stop |
 //! | [`vm`] | one qemu: disks, boot, reset, kill |
 //! | [`host_vm`] | a qemu that is a container host: programs under test and SCSI targets inside it |
+//! | [`scsi_targets`] | SCSI targets in a container host, made by hand; the daemons that answer for them |
 //! | [`serial`] | shell commands in the guest, over a serial line |
 //! | [`qmp`] | qemu's control socket |
 //! | [`load`] | one disk used by `blkio` instead of a guest: whole-disk compare, rate and latency |
@@ -35,6 +36,7 @@ pub mod origin;
 pub mod process;
 pub mod programs;
 pub mod qmp;
+pub mod scsi_targets;
 pub mod serial;
 pub mod small_file_system;
 pub mod vm;

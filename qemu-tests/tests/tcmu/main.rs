@@ -2,5 +2,5 @@
 //! that VMs run as many at a time as the test runner has threads.
 #![cfg(test)]
 
-mod targets;
 mod tcmu_runner;
+mod vectors;
