@@ -28,6 +28,7 @@ pub mod range_source;
 pub mod read_at;
 pub mod registry;
 pub mod service;
+pub mod socket;
 pub mod tar;
 pub mod tool;
 pub mod write_at;

@@ -9,14 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::audit::Audit;
 use crate::cache::Cache;
-use crate::config::ServiceConfig;
+use crate::config::{DownloadConfig, ServiceConfig};
 use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 
 /// One process's share of everything remote. Cloning shares it.
 #[derive(Debug, Clone, Default)]
-pub struct Service(Arc<Inner>);
+pub struct Service {
+    inner: Arc<Inner>,
+    /// Instead of what the settings say.
+    download: Option<Arc<DownloadConfig>>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -39,11 +43,32 @@ impl Service {
     /// A service with these settings. Starts nothing.
     #[must_use]
     pub fn new(config: ServiceConfig) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             audit: Arc::new(Audit::new(config.audit_path.as_deref())),
             config,
             ..Inner::default()
-        }))
+        };
+        Self {
+            inner: Arc::new(inner),
+            download: None,
+        }
+    }
+
+    /// The same service, for images that are opened with this setting of `download`.
+    #[must_use]
+    pub fn with_download(&self, download: DownloadConfig) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            download: Some(Arc::new(download)),
+        }
+    }
+
+    /// How layers are downloaded in the background, unless an image says otherwise.
+    #[must_use]
+    pub fn download(&self) -> &DownloadConfig {
+        self.download
+            .as_deref()
+            .unwrap_or(&self.inner.config.download)
     }
 
     /// With the settings in `path`, or those of the host.
@@ -57,19 +82,19 @@ impl Service {
     /// The settings.
     #[must_use]
     pub fn config(&self) -> &ServiceConfig {
-        &self.0.config
+        &self.inner.config
     }
 
     /// The counters.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.0.metrics
+        &self.inner.metrics
     }
 
     /// The audit log.
     #[must_use]
     pub fn audit(&self) -> &Arc<Audit> {
-        &self.0.audit
+        &self.inner.audit
     }
 
     /// Registry client and cache; starts them the first time. Blocks.
@@ -82,7 +107,7 @@ impl Service {
             metrics,
             audit,
             remote,
-        } = &*self.0;
+        } = &*self.inner;
         let mut remote = remote.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(remote) = &*remote {
             return Ok(remote.clone());

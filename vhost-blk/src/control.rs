@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use layers::Service;
-use layers::exporter::{Address, CONTROL_SUFFIX, Exporter, Listener, Site, listen_tcp};
+use layers::exporter::{Address, CONTROL_SUFFIX, Exporter, Listener, Site};
+use layers::socket::{self, SocketFile};
 
 use crate::disk::Disk;
 use crate::serve::Error;
-use crate::socket::{self, SocketFile};
 
 /// The sockets and who answers there; all are gone when this is dropped.
 #[derive(Debug)]
@@ -39,7 +39,9 @@ impl Control {
         let mut files = Vec::new();
         let config = &service.config().exporter;
         if config.enable {
-            let (listener, file) = listen(&Address::new(config, std::process::id())?)?;
+            let address = Address::new(config, std::process::id())?;
+            let (listener, file) = address.listen()?;
+            log::info!("metrics at {}", listener.place());
             files.extend(file);
             let uri_prefix = config.uri_prefix.clone();
             listeners.push((listener, Site::Metrics { uri_prefix }));
@@ -78,21 +80,4 @@ fn bind_private(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let bound = socket::bind(path)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(bound)
-}
-
-fn listen(address: &Address) -> Result<(Listener, Option<SocketFile>), Error> {
-    match address {
-        Address::Tcp(address) => {
-            let listener = listen_tcp(*address)?;
-            // With port 0 nobody else would know.
-            let bound = listener.local_addr()?;
-            log::info!("metrics at http://{bound}");
-            Ok((Listener::Tcp(listener), None))
-        }
-        Address::Unix(path) => {
-            let (listener, file) = socket::bind(path)?;
-            log::info!("metrics at socket {}", path.display());
-            Ok((Listener::Unix(listener), Some(file)))
-        }
-    }
 }

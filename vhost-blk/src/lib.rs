@@ -36,7 +36,6 @@ pub mod ring;
 pub mod segment_cursor;
 pub mod serve;
 pub mod session;
-pub mod socket;
 pub mod status;
 #[cfg(test)]
 mod test_guest;

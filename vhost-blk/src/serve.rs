@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use layers::Service;
 use layers::config::ImageConfig;
 use layers::log_file::LogOutput;
+use layers::socket::{self, SocketFile};
 use layers::{Access, ErrorKind, Image};
 
 use crate::args::{Args, DiskArgs};
@@ -21,7 +22,6 @@ use crate::control::Control;
 use crate::disk::Disk;
 use crate::pool::Pool;
 use crate::session::{DRAIN_TIMEOUT, Stopper, serve_connections};
-use crate::socket::{self, SocketFile};
 
 /// Requests that wait for a disk or the network at the same time, in the whole process: 16 that
 /// write or flush, 32 that read, and while those are taken 8 that read for each further disk.

@@ -20,6 +20,7 @@ use crate::error::{ErrorKind, Result};
 const OP: &str = "read service config";
 const DEFAULT_PATH: &str = "/etc/overlaybd/overlaybd.json";
 const AUDIT_PATH: &str = "/var/log/overlaybd-audit.log";
+const HOST_LOG_PATH: &str = "/var/log/overlaybd.log";
 
 /// Reads of a running disk wait this long for an origin that is gone, as in the C++ daemon.
 const READ_RETRY: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -115,6 +116,10 @@ impl ServiceConfig {
     /// # Errors
     /// `NotFound`, `Io`, or `Config` for anything that is not a valid service config.
     pub fn load(path: &Path) -> Result<Self> {
+        Ok(Self::read(path)?.check())
+    }
+
+    fn read(path: &Path) -> Result<Raw> {
         let raw: Raw = json::read(OP, path)?;
         let name = path.display().to_string();
         let unknown = raw
@@ -125,7 +130,21 @@ impl ServiceConfig {
             &name,
             &unknown.map(|(key, value)| (key.clone(), *value)).collect(),
         );
-        Ok(raw.check())
+        Ok(raw)
+    }
+
+    /// As [`ServiceConfig::load_or_default`], for the one daemon of a host, which runs as root: unless a
+    /// key says otherwise it logs to a file and audits, as the C++ daemon does.
+    ///
+    /// # Errors
+    /// As [`ServiceConfig::load`].
+    pub fn load_for_host(path: Option<&Path>) -> Result<Self> {
+        let standard = Path::new(DEFAULT_PATH);
+        let raw = match Self::read(path.unwrap_or(standard)) {
+            Err(error) if path.is_none() && error.kind() == ErrorKind::NotFound => Raw::default(),
+            other => other?,
+        };
+        Ok(raw.of_host().check())
     }
 
     /// Parses and checks JSON text.
@@ -138,6 +157,12 @@ impl ServiceConfig {
 }
 
 impl Raw {
+    fn of_host(mut self) -> Self {
+        self.log_path.get_or_insert_with(|| HOST_LOG_PATH.into());
+        self.enable_audit.get_or_insert(true);
+        self
+    }
+
     fn check(self) -> ServiceConfig {
         // The new blocks count only when they name a file, a type, a mode: as in the C++ daemon.
         let new_log = self
@@ -240,6 +265,23 @@ mod tests {
         assert_eq!(path(r#"{"auditPath":"/a"}"#).as_deref(), Some("/a"));
         assert_eq!(path(r#"{"enableAudit":false,"auditPath":"/a"}"#), None);
         assert_eq!(path(r#"{"enableAudit":true,"auditPath":""}"#), None);
+    }
+
+    #[test]
+    fn the_daemon_of_a_host_logs_to_a_file_and_audits_unless_told_otherwise() {
+        let load = |text: &str| {
+            let raw: Raw = json::parse(OP, text.as_bytes()).unwrap();
+            raw.of_host().check()
+        };
+        let standard = load("{}");
+        assert_eq!(standard.log.path, Path::new(HOST_LOG_PATH));
+        assert_eq!(standard.audit_path.as_deref(), Some(Path::new(AUDIT_PATH)));
+        let other = load(r#"{"logPath":"","enableAudit":false}"#);
+        assert_eq!(other.log.path, Path::new(""));
+        assert_eq!(other.audit_path, None);
+        let new = load(r#"{"logConfig":{"logPath":"/l"},"auditPath":"/a"}"#);
+        assert_eq!(new.log.path, Path::new("/l"));
+        assert_eq!(new.audit_path.as_deref(), Some(Path::new("/a")));
     }
 
     #[test]

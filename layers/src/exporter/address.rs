@@ -5,8 +5,10 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
+use super::Listener;
 use crate::config::ExporterConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::socket::{self, SocketFile};
 
 const OP: &str = "start the exporter";
 
@@ -37,13 +39,27 @@ impl Address {
         })?;
         Ok(Self::Tcp(SocketAddr::new(ip, config.port)))
     }
+
+    /// Listens there. The file of a Unix socket goes away with the second part of the result.
+    ///
+    /// # Errors
+    /// `Busy` when somebody else listens there, `Io`; the message names the address and a way out.
+    pub fn listen(&self) -> Result<(Listener, Option<SocketFile>)> {
+        match self {
+            Self::Tcp(address) => Ok((Listener::Tcp(listen_tcp(*address)?), None)),
+            Self::Unix(path) => {
+                let bound = socket::bind(path).map_err(|error| Error::io(OP, error))?;
+                Ok((Listener::Unix(bound.0), Some(bound.1)))
+            }
+        }
+    }
 }
 
 /// Listens on a TCP address.
 ///
 /// # Errors
 /// `Busy` when somebody else does, `Io`; the message names the address and a way out.
-pub fn listen_tcp(address: SocketAddr) -> Result<TcpListener> {
+fn listen_tcp(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| {
         if error.kind() != std::io::ErrorKind::AddrInUse {
             return Error::io(OP, error).in_file(address.to_string());

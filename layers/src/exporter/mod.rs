@@ -11,11 +11,12 @@ mod address;
 mod disk_story;
 mod server;
 
-pub use address::{Address, listen_tcp};
+pub use address::Address;
 pub use disk_story::DiskStory;
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -44,6 +45,27 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A Unix socket.
     Unix(UnixListener),
+}
+
+impl Listener {
+    /// Where it listens, for messages; with port 0 nobody else would know.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("http://{address}"),
+                Err(error) => error.to_string(),
+            },
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                format!(
+                    "socket {}",
+                    path.unwrap_or(Path::new("without a name")).display()
+                )
+            }
+        }
+    }
 }
 
 /// What is told there.

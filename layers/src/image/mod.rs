@@ -18,6 +18,7 @@ mod writable;
 pub use lower::lower_path;
 pub use open::{layer_configs, open_apart};
 use remote::Purpose;
+pub use result_file::refuse;
 use writable::Writable;
 
 use std::path::Path;

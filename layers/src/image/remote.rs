@@ -137,7 +137,8 @@ impl<'a> Opening<'a> {
         if let Some(stack) = stack {
             self.prefetch.begin(&cached, stack, &self.journal);
         }
-        let settings = self.config.download.as_ref().unwrap_or(&service.download);
+        let settings = self.config.download.as_ref();
+        let settings = settings.unwrap_or(self.service.download());
         let wanted: Vec<_> = remotes
             .into_iter()
             .map(|(_, layer)| layer)

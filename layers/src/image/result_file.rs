@@ -37,13 +37,26 @@ pub(super) fn check(config_path: &Path, config: &ImageConfig) -> Result<()> {
 
 /// Writes the outcome to `path`; nothing when the path is empty.
 pub(super) fn write<T>(path: &Path, outcome: &std::result::Result<T, OpenFailure>) -> Result<()> {
+    match outcome {
+        Ok(_) => write_text(path, "success"),
+        Err(failure) => write_text(path, &format!("failed:{}", failure.message())),
+    }
+}
+
+/// Tells why the image of `config_path` is not even opened. Blocks.
+///
+/// # Errors
+/// As [`ImageConfig::load`]; `Config`, `Io` for the result file.
+pub fn refuse(config_path: &Path, message: &str) -> Result<()> {
+    let config = ImageConfig::load(config_path)?;
+    check(config_path, &config)?;
+    write_text(&config.result_file, &format!("failed:{message}"))
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
     if path.as_os_str().is_empty() {
         return Ok(());
     }
-    let text = match outcome {
-        Ok(_) => "success".to_owned(),
-        Err(failure) => format!("failed:{}", failure.message()),
-    };
     // O_NONBLOCK: a FIFO without a reader is an error, not a wait.
     let mut options = File::options();
     options

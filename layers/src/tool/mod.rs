@@ -16,6 +16,7 @@ mod layer_file;
 mod load;
 mod merge;
 mod pair;
+pub mod tcmu;
 mod verify;
 mod wrapping;
 mod zfile;

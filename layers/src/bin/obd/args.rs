@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Why(WhyArgs),
     Cache(CacheArgs),
     Trace(TraceArgs),
+    Attach(AttachArgs),
+    Detach(DetachArgs),
+    Ls(LsArgs),
+    Doctor(DoctorArgs),
 }
 
 /// Turn a raw disk image into one sealed, compressed layer. Holes and zeros are left out.
@@ -207,6 +211,54 @@ pub(crate) struct ServiceArgs {
     /// Service config; /etc/overlaybd/overlaybd.json if that exists, else built-in defaults.
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) service_config: Option<PathBuf>,
+}
+
+/// Make a block device of an image and print it: /dev/sdX.
+///
+/// Needs root, the modules target_core_user and tcm_loop, and a running overlaybd-tcmu.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AttachArgs {
+    /// Image config (config.v1.json). Its path: no commas, at most about 240 bytes.
+    pub(crate) config: PathBuf,
+    /// Name of the device; one that follows from the path when absent.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Name that the daemon's snapshot API knows the device by.
+    #[arg(long, value_name = "ID")]
+    pub(crate) dev_id: Option<String>,
+    /// MiB of the area that the data of commands passes through.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) data_area_mb: u32,
+    /// Seconds that all of it may take.
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub(crate) timeout: u32,
+}
+
+/// Flush and remove block devices of images.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DetachArgs {
+    /// /dev/sdX, the device's name, or the path of its config.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) devices: Vec<String>,
+    /// All devices that obd made; a snapshotter's are detached only by name.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Also when it is mounted or in use: what is not written yet is lost.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// List the block devices of images: who serves them, their reads, writes and mounts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LsArgs {}
+
+/// Tell what this host lacks to have block devices of images, and how to mend it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 all is well, 1 not, 2 bad usage.")]
+pub(crate) struct DoctorArgs {
+    /// First free the devices that a dead daemon left: their commands fail at once.
+    #[arg(long)]
+    pub(crate) unstick: bool,
 }
 
 fn block_kib(text: &str) -> Result<u32, String> {

@@ -1,13 +1,17 @@
 //! `obd`, the operator's tool: import, export, inspect, verify,
-//! compare and measure overlaybd images, look after the cache, ask running daemons.
+//! compare and measure overlaybd images, look after the cache, ask running daemons, attach images to the host.
 
 mod args;
+mod attach;
 mod bench;
 mod cache;
+mod detach;
 mod diff;
+mod doctor;
 mod export;
 mod import;
 mod info;
+mod ls;
 mod trace;
 mod verify;
 mod why;
@@ -32,6 +36,10 @@ fn main() -> ExitCode {
         Command::Why(command) => why::run(command, args.json),
         Command::Cache(command) => cache::run(command, args.json),
         Command::Trace(command) => trace::run(command, args.json),
+        Command::Attach(command) => attach::run(command, args.json),
+        Command::Detach(command) => detach::run(command, args.json),
+        Command::Ls(_) => Ok(ls::run(args.json)),
+        Command::Doctor(command) => Ok(doctor::run(command, args.json)),
     };
     let code = done.unwrap_or_else(|error| fail(&error));
     console::exit_code(code, ExitCode::FAILURE)

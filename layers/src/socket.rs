@@ -1,5 +1,7 @@
 //! Binds a listening socket to a path.
 //!
+//! front ends, exporter -> **socket**
+//!
 //! Invariants
 //! - a file is replaced only when it is a socket on which nobody listens.
 //! - on drop the file is removed if it is still the one that was bound.

@@ -1,0 +1,37 @@
+//! Block devices of the host: making, listing and removing them through configfs and sysfs.
+//!
+//! obd attach, detach, ls, doctor -> **tcmu** -> configfs, sysfs, procfs
+//!
+//! The kernel asks the daemon for every command of such a device. Rings and SCSI are the daemon's
+//! matter; here are only the files an operator would echo into.
+//!
+//! Source: format reference 8.1; Linux `drivers/target/target_core_user.c`, `loopback/tcm_loop.c`.
+
+mod attach;
+mod detach;
+mod device;
+mod doctor;
+mod host;
+mod names;
+mod owner;
+#[cfg(test)]
+mod test_host;
+mod tree;
+mod unstick;
+mod usage;
+mod waiting;
+
+pub use attach::{AttachOptions, Attached, attach};
+pub use detach::{DetachOptions, detach};
+pub use device::{BlockDevice, Device, devices, find, owned};
+pub use doctor::{Check, CheckState, examine};
+pub use host::Host;
+pub use names::{HANDLER, HBA};
+pub use owner::{Owner, Process};
+pub use tree::{RealTree, Tree};
+pub use unstick::unstick;
+
+/// The daemon holds the lock (flock, exclusive) of this file while it serves; the file holds its
+/// process number in decimal. Who only asks takes a shared lock for an instant, so a daemon that
+/// finds the lock taken tries again for a second before it gives up.
+pub const DAEMON_LOCK: &str = "/run/overlaybd-tcmu.lock";

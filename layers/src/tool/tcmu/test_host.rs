@@ -1,0 +1,336 @@
+//! A host for tests: a directory that behaves as configfs and sysfs do, and remembers what was done.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+
+#[derive(Debug)]
+struct FakeTree {
+    root: PathBuf,
+    steps: Mutex<Vec<String>>,
+    /// A step whose text ends with this fails, with this errno.
+    fails: Mutex<Option<(String, i32)>>,
+}
+
+impl FakeTree {
+    fn step(&self, verb: &str, path: &Path) -> io::Result<()> {
+        let path = path.strip_prefix(&self.root).unwrap_or(path).display();
+        let step = format!("{verb} {path}");
+        let fails = self.fails.lock().unwrap().clone();
+        match fails {
+            Some((end, errno)) if step.ends_with(&end) => Err(io::Error::from_raw_os_error(errno)),
+            _ => {
+                self.steps.lock().unwrap().push(step);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Tree for FakeTree {
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.step("mkdir", path)?;
+        fs::create_dir(path)?;
+        if path.ends_with("tpgt_1") {
+            fs::create_dir(path.join("lun"))?;
+            fs::write(path.join("address"), "3:0:1\n")?;
+        }
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.step("rmdir", path)?;
+        fs::remove_dir_all(path)
+    }
+
+    fn link(&self, target: &Path, path: &Path) -> io::Result<()> {
+        self.step("link", path)?;
+        symlink(target, path)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.step("unlink", path)?;
+        fs::remove_file(path)
+    }
+
+    fn write(&self, path: &Path, value: &str) -> io::Result<()> {
+        self.step(&format!("write {value} to"), path)?;
+        if let Some(config) = value.strip_prefix("dev_config=") {
+            fs::create_dir_all(path.with_file_name("attrib"))?;
+            fs::write(path.with_file_name("attrib").join("dev_config"), config)?;
+        }
+        Ok(())
+    }
+}
+
+struct Scene {
+    dir: TempDir,
+    tree: Arc<FakeTree>,
+    host: Host,
+    daemon: Option<File>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Arc::new(FakeTree {
+            root: dir.path().to_owned(),
+            steps: Mutex::default(),
+            fails: Mutex::default(),
+        });
+        let host = Host::new(
+            dir.path().to_owned(),
+            Arc::<FakeTree>::clone(&tree) as Arc<dyn Tree>,
+        );
+        for directory in [
+            "sys/kernel/config/target",
+            "sys/class/scsi_device/3:0:1:0/device/block/sdq",
+            "sys/block/sdq/holders",
+            "proc/self",
+            "run",
+            "dev",
+        ] {
+            fs::create_dir_all(dir.path().join(directory)).unwrap();
+        }
+        let put = |path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
+        put("sys/block/sdq/dev", "65:0\n");
+        put("sys/block/sdq/size", "2048\n");
+        put("sys/block/sdq/ro", "1\n");
+        put("sys/block/sdq/stat", " 7 0 0 0 9 0 0 0 2 0 0\n");
+        put("dev/sdq", "");
+        put("run/overlaybd-tcmu.lock", "4711\n");
+        put("result", "failed:failed to open layer 1");
+        let text = format!(
+            r#"{{"lowers":[{{"file":"/l"}}],"resultFile":"{}/result"}}"#,
+            dir.path().display()
+        );
+        put("config.json", &text);
+        let lock = File::open(dir.path().join("run/overlaybd-tcmu.lock")).unwrap();
+        lock.lock().unwrap();
+        Self {
+            dir,
+            tree,
+            host,
+            daemon: Some(lock),
+        }
+    }
+
+    fn attach(&self) -> crate::Result<Attached> {
+        let options = AttachOptions {
+            name: Some("disk".to_owned()),
+            dev_id: Some("7".to_owned()),
+            data_area_mb: 4,
+            timeout: Duration::from_secs(20),
+        };
+        attach(&self.host, &self.config(), &options)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("config.json").canonicalize().unwrap()
+    }
+
+    fn take_steps(&self) -> Vec<String> {
+        std::mem::take(&mut self.tree.steps.lock().unwrap())
+    }
+
+    fn fail(&self, end: &str, errno: i32) {
+        *self.tree.fails.lock().unwrap() = Some((end.to_owned(), errno));
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn left(&self) -> usize {
+        let core = self.host.core().join(format!("user_{HBA}"));
+        host::names(&core).len() + host::names(&self.host.loopback()).len()
+    }
+}
+
+#[test]
+fn attach_takes_the_steps_of_the_snapshotter_and_detach_takes_them_back() {
+    let scene = Scene::new();
+    let attached = scene.attach().unwrap();
+    assert_eq!(
+        (attached.block.name.as_str(), attached.block.bytes),
+        ("sdq", 1 << 20)
+    );
+    let target = "sys/kernel/config/target";
+    let core = format!("{target}/core/user_{HBA}/disk");
+    let naa = names::naa("disk", 0);
+    let directory = format!("{target}/loopback/{naa}");
+    let config = scene.config();
+    let expected = [
+        format!("mkdir {target}/core"),
+        format!("mkdir {target}/core/user_{HBA}"),
+        format!("mkdir {core}"),
+        format!(
+            "write dev_config=overlaybd/{};7 to {core}/control",
+            config.display()
+        ),
+        format!("write max_data_area_mb=4 to {core}/control"),
+        format!("write 1 to {core}/enable"),
+        format!("write 2147483 to {core}/attrib/cmd_time_out"),
+        format!("mkdir {target}/loopback"),
+        format!("mkdir {directory}"),
+        format!("mkdir {directory}/tpgt_1"),
+        format!("mkdir {directory}/tpgt_1/lun/lun_0"),
+        format!("write {naa} to {directory}/tpgt_1/nexus"),
+        format!("link {directory}/tpgt_1/lun/lun_0/disk"),
+        "write 2147483 to sys/block/sdq/device/timeout".to_owned(),
+    ];
+    assert_eq!(scene.take_steps(), expected);
+    let device = find(&scene.host, config.to_str().unwrap()).unwrap();
+    assert_eq!(
+        (device.name.as_str(), device.dev_id.as_str()),
+        ("disk", "7")
+    );
+    assert_eq!(find(&scene.host, "/dev/sdq").unwrap().name, "disk");
+    detach(&scene.host, &device, DetachOptions::default()).unwrap();
+    let expected = [
+        format!("unlink {directory}/tpgt_1/lun/lun_0/disk"),
+        format!("rmdir {directory}/tpgt_1/lun/lun_0"),
+        format!("rmdir {directory}/tpgt_1"),
+        format!("rmdir {directory}"),
+        format!("rmdir {core}"),
+    ];
+    assert_eq!(scene.take_steps(), expected);
+    assert_eq!(scene.left(), 0);
+}
+
+#[test]
+fn whatever_step_fails_nothing_stays() {
+    for step in [
+        "enable",
+        "control",
+        "cmd_time_out",
+        "loopback",
+        "tpgt_1",
+        "lun_0",
+        "nexus",
+        "lun_0/disk",
+        "timeout",
+    ] {
+        let scene = Scene::new();
+        scene.fail(step, libc::ENOENT);
+        let error = scene.attach().unwrap_err().to_string();
+        assert!(error.contains(step), "{step}: {error}");
+        assert_eq!(scene.left(), 0, "{step}");
+    }
+}
+
+#[test]
+fn a_refused_enable_shows_the_result_file() {
+    let scene = Scene::new();
+    scene.fail("enable", libc::ENOENT);
+    let error = scene.attach().unwrap_err().to_string();
+    assert!(error.contains("failed to open layer 1"), "{error}");
+}
+
+#[test]
+fn without_a_daemon_nothing_is_done() {
+    let mut scene = Scene::new();
+    drop(scene.daemon.take());
+    let error = scene.attach().unwrap_err().to_string();
+    assert!(error.contains("systemctl start overlaybd-tcmu"), "{error}");
+    assert_eq!(scene.take_steps(), [""; 0]);
+}
+
+#[test]
+fn a_mounted_device_is_detached_only_by_force() {
+    let scene = Scene::new();
+    scene.attach().unwrap();
+    scene.put(
+        "proc/self/mountinfo",
+        "9 1 65:0 / /mnt/a\\040b rw - ext4 /dev/sdq rw\n",
+    );
+    let device = find(&scene.host, "disk").unwrap();
+    let error = detach(&scene.host, &device, DetachOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("mounted at /mnt/a b"), "{error}");
+    detach(&scene.host, &device, DetachOptions { force: true }).unwrap();
+    assert_eq!(scene.left(), 0);
+}
+
+#[test]
+fn a_half_removed_device_is_detached() {
+    let scene = Scene::new();
+    scene.attach().unwrap();
+    fs::remove_dir_all(scene.host.loopback()).unwrap();
+    let device = find(&scene.host, "disk").unwrap();
+    assert_eq!(device.block, None);
+    detach(&scene.host, &device, DetachOptions::default()).unwrap();
+    assert_eq!(scene.left(), 0);
+}
+
+#[test]
+fn only_devices_without_owner_and_of_our_handler_are_unstuck() {
+    let mut scene = Scene::new();
+    scene.attach().unwrap();
+    scene.put(
+        "sys/class/uio/uio0/name",
+        &format!("tcm-user/{HBA}/disk/overlaybd//c;7\n"),
+    );
+    scene.put("sys/class/uio/uio1/name", "tcm-user/1/other/file//x\n");
+    scene.put(
+        "sys/kernel/config/target/core/user_1/other/attrib/dev_config",
+        "file//x\n",
+    );
+    scene.put("proc/12/comm", "overlaybd-tcmu\n");
+    fs::create_dir_all(scene.dir.path().join("proc/12/fd")).unwrap();
+    let open = scene.dir.path().join("proc/12/fd/3");
+    symlink("/dev/uio0", &open).unwrap();
+    drop(scene.daemon.take());
+    scene.take_steps();
+    drop(unstick(&scene.host));
+    let frees = |steps: Vec<String>| {
+        steps
+            .into_iter()
+            .filter(|step| step.contains("action"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(frees(scene.take_steps()), [""; 0]);
+    fs::remove_file(open).unwrap();
+    drop(unstick(&scene.host));
+    let action = format!("sys/kernel/config/target/core/user_{HBA}/disk/action");
+    let expected = [
+        format!("write 1 to {action}/block_dev"),
+        format!("write 2 to {action}/reset_ring"),
+    ];
+    assert_eq!(frees(scene.take_steps()), expected);
+}
+
+#[test]
+fn the_doctor_says_what_is_missing_and_what_is_there() {
+    let mut scene = Scene::new();
+    let state = |scene: &Scene, name: &str| {
+        examine(&scene.host)
+            .into_iter()
+            .find(|check| check.name == name)
+            .unwrap()
+            .state
+    };
+    assert_eq!(state(&scene, "target_core_user"), CheckState::Bad);
+    scene.put(
+        "sys/module/target_core_user/parameters/block_netlink",
+        "0\n",
+    );
+    assert_eq!(state(&scene, "target_core_user"), CheckState::Good);
+    assert_eq!(state(&scene, "netlink"), CheckState::Good);
+    scene.put(
+        "sys/module/target_core_user/parameters/block_netlink",
+        "1\n",
+    );
+    assert_eq!(state(&scene, "netlink"), CheckState::Bad);
+    assert_eq!(state(&scene, "daemon"), CheckState::Good);
+    drop(scene.daemon.take());
+    assert_eq!(state(&scene, "daemon"), CheckState::Bad);
+}

@@ -1,0 +1,291 @@
+//! Commands that may wait, done by a worker; and the steps of a command that the ring thread shares.
+//!
+//! dispatch, workers -> **execute** -> image
+//!
+//! Invariant: every job answers its command, exactly once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use layers::metrics::Operation;
+use layers::{ErrorKind, Progress, Wait, WriteBatch};
+
+use crate::data::Data;
+use crate::device::Shared;
+use crate::disk::Disk;
+use crate::ring::{Command, DataRange, Status};
+use crate::scsi::{self, Action, ByteRange};
+use crate::sense;
+
+/// The longest piece of a write that is copied at once.
+const COPY_BYTES: usize = 256 << 10;
+
+/// The longest run of zeros that holds the disk's gate open.
+const ZERO_BYTES: u64 = 64 << 20;
+
+/// A read that failed is tried again after this time, which doubles ...
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// ... up to this.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Every so many failures of a read are told.
+const RETRIES_TOLD: u32 = 10;
+
+/// The longest parameter list that is looked at.
+const LIST_BYTES_MAX: usize = 8 << 10;
+
+/// One command that a worker does.
+#[derive(Debug)]
+pub(crate) struct Job {
+    shared: Arc<Shared>,
+    id: u16,
+    data: Vec<DataRange>,
+    action: Action,
+    began: Instant,
+}
+
+impl Job {
+    pub(crate) fn new(shared: &Arc<Shared>, command: &Command, action: Action) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            id: command.id,
+            data: command.data.clone(),
+            action,
+            began: Instant::now(),
+        }
+    }
+
+    /// Has it done by a thread of the device. Does not block.
+    pub(crate) fn submit(self) {
+        let shared = Arc::clone(&self.shared);
+        let workers = match self.action {
+            Action::Read(_) | Action::Verify(_) => &shared.readers,
+            _ => &shared.writers,
+        };
+        workers.submit(Box::new(move || self.run()));
+    }
+
+    fn run(self) {
+        let status = match self.shared.disk() {
+            Some(disk) => self.execute(disk),
+            None => sense::not_ready(),
+        };
+        self.shared.completer.complete(self.id, status);
+        self.shared.tell_kernel();
+    }
+
+    fn execute(&self, disk: &Disk) -> Status {
+        let lane = disk.metrics().lane();
+        let operation = operation(&self.action);
+        lane.deferred();
+        let done = match &self.action {
+            Action::Read(range) => self.read(disk, *range),
+            Action::Verify(range) => self.verify(disk, *range),
+            Action::Write { range, fua } => self.write(disk, *range, *fua),
+            // A block of zeros is unmapped whether it has to be or not.
+            Action::WriteSame {
+                range, no_data_out, ..
+            } => self.write_same(disk, *range, *no_data_out),
+            Action::Unmap { list_len } => self.unmap(disk, *list_len),
+            Action::Flush { .. } => disk
+                .image()
+                .flush()
+                .map_err(|error| sense::of_write(disk, &error)),
+            Action::Reply(_) | Action::Done | Action::ModeSelect { .. } | Action::Unsupported => {
+                Err(Status::UnknownOp)
+            }
+        };
+        lane.settled();
+        lane.waited(self.began.elapsed());
+        match done {
+            Ok(()) => {
+                lane.answered(operation, bytes(&self.action));
+                Status::Good
+            }
+            Err(status) => {
+                lane.failed(operation);
+                status
+            }
+        }
+    }
+
+    fn data(&self) -> Data<'_> {
+        Data::new(&self.shared.region, &self.data)
+    }
+
+    fn read(&self, disk: &Disk, range: ByteRange) -> Result<(), Status> {
+        let read = || {
+            self.data()
+                .fill_from(disk.image(), range, Wait::UntilDone)?
+                .expect_done("read image")
+        };
+        self.insist(disk, read)
+    }
+
+    /// Reads, as often as it takes: an error reaches the file system, which may not get over it. What
+    /// another attempt cannot change, or was waited for already, is not tried again.
+    fn insist(
+        &self,
+        disk: &Disk,
+        mut read: impl FnMut() -> layers::Result<()>,
+    ) -> Result<(), Status> {
+        let mut wait = RETRY_FIRST;
+        let mut failures = 0;
+        loop {
+            let Err(error) = read() else { return Ok(()) };
+            let left = disk.read_retry().saturating_sub(self.began.elapsed());
+            if error.kind() != ErrorKind::Io || left.is_zero() || !self.shared.pause(wait.min(left))
+            {
+                return Err(sense::of_read(disk, &error));
+            }
+            failures += 1;
+            if failures % RETRIES_TOLD == 1 {
+                disk.report(format_args!("{error}; tried again, for {left:.0?} at most"));
+            }
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    fn verify(&self, disk: &Disk, range: ByteRange) -> Result<(), Status> {
+        let mut buf = vec![0; COPY_BYTES];
+        let end = range.offset + range.len;
+        let mut offset = range.offset;
+        while offset < end {
+            let len = piece(end - offset);
+            let buf = buf.get_mut(..len).unwrap_or_default();
+            self.insist(disk, || disk.image().read_exact_at(offset, buf))?;
+            offset += len as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&self, disk: &Disk, range: ByteRange, fua: bool) -> Result<(), Status> {
+        let mut batch = WriteBatch::default();
+        let mut buffer = Vec::new();
+        let wait = Wait::UntilDone;
+        let staged = stage(disk, &mut batch, self.data(), range, &mut buffer, wait)?;
+        let image = disk.image();
+        let written = staged
+            .expect_done("write image")
+            .and_then(|()| disk.pace().time(|| image.commit(&mut batch)))
+            .and_then(|()| if fua { image.flush() } else { Ok(()) });
+        written.map_err(|error| sense::of_write(disk, &error))
+    }
+
+    /// Writes one block over and over, or zeros.
+    fn write_same(&self, disk: &Disk, range: ByteRange, no_data_out: bool) -> Result<(), Status> {
+        let mut block = [0; crate::disk::BLOCK_BYTES as usize];
+        if !no_data_out && self.data().copy_out(&mut block) < block.len() {
+            return Err(sense::short_data(disk));
+        }
+        if block == [0; crate::disk::BLOCK_BYTES as usize] {
+            return zero(disk, range);
+        }
+        let pattern = block.repeat(piece(range.len) / block.len());
+        let end = range.offset + range.len;
+        let mut offset = range.offset;
+        while offset < end {
+            let pattern = pattern.get(..piece(end - offset)).unwrap_or_default();
+            let written = disk.image().write_at(offset, pattern);
+            written.map_err(|error| sense::of_write(disk, &error))?;
+            offset += pattern.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn unmap(&self, disk: &Disk, list_len: usize) -> Result<(), Status> {
+        let list = parameter_list(self.data(), disk, list_len)?;
+        for range in scsi::unmap_ranges(&list, disk.facts())? {
+            zero(disk, range)?;
+        }
+        Ok(())
+    }
+}
+
+/// Zeros, which take no space; other writers have their turn in between.
+fn zero(disk: &Disk, range: ByteRange) -> Result<(), Status> {
+    let end = range.offset + range.len;
+    let mut offset = range.offset;
+    while offset < end {
+        let len = (end - offset).min(ZERO_BYTES);
+        let zeroed = disk.image().write_zeroes_at(offset, len);
+        zeroed.map_err(|error| sense::of_write(disk, &error))?;
+        offset += len;
+    }
+    Ok(())
+}
+
+/// Stages the data of a write, in pieces that are copied to `buffer`.
+pub(crate) fn stage(
+    disk: &Disk,
+    batch: &mut WriteBatch,
+    mut data: Data<'_>,
+    range: ByteRange,
+    buffer: &mut Vec<u8>,
+    wait: Wait,
+) -> Result<Progress, Status> {
+    if data.len() < range.len {
+        return Err(sense::short_data(disk));
+    }
+    if buffer.is_empty() {
+        buffer.resize(COPY_BYTES, 0);
+    }
+    let end = range.offset + range.len;
+    let mut offset = range.offset;
+    while offset < end {
+        let buf = buffer.get_mut(..piece(end - offset)).unwrap_or_default();
+        if data.copy_out(buf) < buf.len() {
+            return Err(sense::short_data(disk));
+        }
+        let staged = disk
+            .pace()
+            .time(|| disk.image().stage_write(batch, offset, buf, wait));
+        if staged.map_err(|error| sense::of_write(disk, &error))? == Progress::Pending {
+            return Ok(Progress::Pending);
+        }
+        offset += buf.len() as u64;
+    }
+    Ok(Progress::Done)
+}
+
+/// MODE SELECT, which changes nothing.
+pub(crate) fn mode_select(
+    shared: &Shared,
+    disk: &Disk,
+    command: &Command,
+    ten: bool,
+    list_len: usize,
+) -> Status {
+    let data = Data::new(&shared.region, &command.data);
+    let list = parameter_list(data, disk, list_len);
+    let selected = list.and_then(|list| Ok(scsi::mode_select(&list, ten, disk.facts())?));
+    selected.err().unwrap_or(Status::Good)
+}
+
+fn parameter_list(mut data: Data<'_>, disk: &Disk, len: usize) -> Result<Vec<u8>, Status> {
+    let mut list = vec![0; len.min(LIST_BYTES_MAX)];
+    match data.copy_out(&mut list) == len {
+        true => Ok(list),
+        false => Err(sense::short_data(disk)),
+    }
+}
+
+fn piece(left: u64) -> usize {
+    usize::try_from(left).map_or(COPY_BYTES, |left| left.min(COPY_BYTES))
+}
+
+fn operation(action: &Action) -> Operation {
+    match action {
+        Action::Read(_) => Operation::Read,
+        Action::Write { .. } => Operation::Write,
+        Action::WriteSame { .. } | Action::Unmap { .. } => Operation::Zero,
+        Action::Flush { .. } => Operation::Flush,
+        _ => Operation::Other,
+    }
+}
+
+fn bytes(action: &Action) -> u64 {
+    match action {
+        Action::Read(range) | Action::Write { range, .. } => range.len,
+        _ => 0,
+    }
+}
