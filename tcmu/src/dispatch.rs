@@ -110,6 +110,7 @@ impl RingThread {
         let drained = loop {
             match self.taker.take(&mut self.command) {
                 Ok(Taken::Command) => self.answerer.begin(&self.command),
+                Ok(Taken::Malformed) => self.answerer.refuse(self.command.id),
                 // The commands it names run to their end, which is what it waits for.
                 Ok(Taken::TaskManagement) => {}
                 Ok(Taken::Nothing) => break Ok(()),
@@ -124,8 +125,11 @@ impl RingThread {
     /// Waits for commands. Whatever came before the wait ends it at once.
     fn sleep(&self) -> Wake {
         let region = &self.answerer.shared.region;
+        let Some(device) = region.device() else {
+            return Wake::Gone;
+        };
         let mut fds = [
-            PollFd::new(&**region, PollFlags::IN),
+            PollFd::from_borrowed_fd(device, PollFlags::IN),
             PollFd::new(&*self.stop, PollFlags::IN),
         ];
         loop {
@@ -165,6 +169,15 @@ impl Answerer {
                 self.answer(command.id, sense.into());
             }
         }
+    }
+
+    /// The command names memory that is not its own.
+    fn refuse(&mut self, id: u16) {
+        log::error!(
+            "{}: refused a malformed command",
+            self.shared.uio.name.device
+        );
+        self.answer(id, sense::malformed());
     }
 
     fn act(&mut self, disk: &Disk, command: &Command, action: Action) {

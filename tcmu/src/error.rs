@@ -18,6 +18,15 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// The kernel has no TCMU, or it is not loaded.
+    NoModule,
+    /// A device's memory makes no sense.
+    Ring {
+        /// What was done.
+        op: &'static str,
+        /// What was found.
+        detail: String,
+    },
     /// Another daemon serves this host; its lock.
     AlreadyRunning(String),
     /// Another device has this id.
@@ -55,6 +64,12 @@ impl fmt::Display for Error {
         match self {
             Self::Engine(error) => error.fmt(f),
             Self::Io { what, source } => write!(f, "{what}: {source}"),
+            Self::NoModule => write!(
+                f,
+                "the kernel does not know TCMU: load it (modprobe target_core_user); `obd doctor` says \
+                 what else is missing"
+            ),
+            Self::Ring { op, detail } => write!(f, "{op}: {detail}"),
             Self::AlreadyRunning(lock) => write!(
                 f,
                 "another overlaybd-tcmu serves this host: it holds {lock}, which has its pid"

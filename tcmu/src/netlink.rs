@@ -1,220 +1,115 @@
-//! wip
+//! What the kernel wants made and removed, and what it is answered: generic netlink family TCM-USER.
+//!
+//! serve -> **netlink** (message, socket) -> the kernel
+//!
+//! Whoever writes `enable` waits, without a limit, until the event was answered. So no event may be
+//! lost: they are taken as soon as they come, the receive buffer is large, and should one find no
+//! room all the same the kernel is told, and fails that `enable`.
+//!
+//! Source: format reference 8.3; drivers/target/target_core_user.c (tcmu_netlink_event_send);
+//! netlink(7).
+
+mod message;
+mod socket;
+
+pub use message::{Event, EventKind, events};
+
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use message::{CONTROL_FAMILY, Family, Request};
+use socket::Socket;
 
-/// Kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventKind {
-    /// a
-    Added,
-    /// r
-    Removed,
-    /// c
-    Reconfigured,
-}
+const FAMILY: &str = "TCM-USER";
+const GROUP: &str = "config";
 
-/// Event.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// k
-    pub kind: EventKind,
-    /// d
-    pub device: String,
-    /// m
-    pub minor: u32,
-    /// i
-    pub device_id: u32,
-}
+/// Time for the kernel to say which number the family has.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
-/// Socket.
+/// A socket that hears all events. Sending and receiving may go on at the same time.
 #[derive(Debug)]
 pub struct Netlink {
-    fd: OwnedFd,
+    socket: Socket,
     family: u16,
 }
 
-fn attr(kind: u16, data: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend(((data.len() + 4) as u16).to_le_bytes());
-    out.extend(kind.to_le_bytes());
-    out.extend(data);
-    while out.len() % 4 != 0 {
-        out.push(0);
-    }
-    out
-}
-
-fn message(family: u16, cmd: u8, version: u8, attrs: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.extend(((20 + attrs.len()) as u32).to_le_bytes());
-    out.extend(family.to_le_bytes());
-    out.extend(1u16.to_le_bytes());
-    out.extend([0; 8]);
-    out.extend([cmd, version, 0, 0]);
-    out.extend(attrs);
-    out
-}
-
-fn attrs(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
-    let mut out = Vec::new();
-    while bytes.len() >= 4 {
-        let len = u16::from_le_bytes([bytes[0], bytes[1]]) as usize;
-        let kind = u16::from_le_bytes([bytes[2], bytes[3]]) & 0x3fff;
-        if len < 4 || len > bytes.len() {
-            break;
-        }
-        out.push((kind, bytes[4..len].to_vec()));
-        bytes = &bytes[((len + 3) & !3).min(bytes.len())..];
-    }
-    out
-}
-
 impl Netlink {
-    /// Opens.
+    /// Joins the family's group. Blocks for a moment.
+    ///
+    /// # Errors
+    /// When target_core_user is not loaded, or the process may not.
     pub fn open() -> Result<Self, Error> {
-        let fail = |e| Error::io("open netlink", e);
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::NETLINK_GENERIC,
-            )
-        };
-        if fd < 0 {
-            return Err(fail(io::Error::last_os_error()));
-        }
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut this = Self { fd, family: 16 };
-        this.send(&message(16, 3, 1, &attr(2, b"TCM-USER\0")))
-            .map_err(fail)?;
-        let bytes = this.recv(5000).map_err(fail)?;
-        let mut group = 0;
-        for (kind, data) in attrs(bytes.get(20..).unwrap_or_default()) {
-            if kind == 1 {
-                this.family = u16::from_le_bytes([data[0], data[1]]);
-            }
-            if kind == 7 {
-                for (_, one) in attrs(&data) {
-                    for (k, v) in attrs(&one) {
-                        if k == 2 {
-                            group = u32::from_le_bytes([v[0], v[1], v[2], v[3]]);
-                        }
-                    }
+        let socket = Socket::open().map_err(|error| Error::io("open netlink socket", error))?;
+        let family = resolve(&socket)?;
+        let join = |error: io::Error| {
+            let op = match error.raw_os_error() {
+                Some(libc::EPERM) => {
+                    "join netlink group of TCM-USER (needs CAP_NET_ADMIN, or root)"
                 }
-            }
-        }
-        let size: libc::c_int = 4 << 20;
-        let raw = this.fd.as_raw_fd();
-        unsafe {
-            libc::setsockopt(
-                raw,
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                (&raw const size).cast(),
-                4,
-            );
-            if libc::setsockopt(
-                raw,
-                libc::SOL_NETLINK,
-                libc::NETLINK_ADD_MEMBERSHIP,
-                (&raw const group).cast(),
-                4,
-            ) != 0
-            {
-                return Err(fail(io::Error::last_os_error()));
-            }
-        }
-        Ok(this)
-    }
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        let sent =
-            unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
-    }
-    fn recv(&self, millis: i32) -> io::Result<Vec<u8>> {
-        let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        if unsafe { libc::poll(&raw mut poll, 1, millis) } <= 0 {
-            return Ok(Vec::new());
-        }
-        let mut buf = vec![0u8; 1 << 16];
-        let got = unsafe { libc::recv(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) };
-        if got < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        buf.truncate(got as usize);
-        Ok(buf)
-    }
-    /// Announces.
-    pub fn announce(&self) -> Result<(), Error> {
-        self.send(&message(self.family, 7, 2, &attr(9, &[1])))
-            .map_err(|e| Error::io("announce", e))
-    }
-    /// Receives.
-    pub fn receive(&self, timeout: Duration) -> Result<Vec<Event>, Error> {
-        let bytes = self
-            .recv(timeout.as_millis() as i32)
-            .map_err(|e| Error::io("receive", e))?;
-        let mut rest = &bytes[..];
-        let mut out = Vec::new();
-        while rest.len() >= 20 {
-            let len = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-            if len < 20 || len > rest.len() {
-                break;
-            }
-            let kind = match rest[16] {
-                1 => Some(EventKind::Added),
-                2 => Some(EventKind::Removed),
-                3 => Some(EventKind::Reconfigured),
-                _ => None,
+                _ => "join netlink group of TCM-USER",
             };
-            if let Some(kind) =
-                kind.filter(|_| u16::from_le_bytes([rest[4], rest[5]]) == self.family)
-            {
-                let mut event = Event {
-                    kind,
-                    device: String::new(),
-                    minor: 0,
-                    device_id: 0,
-                };
-                for (k, v) in attrs(&rest[20..len]) {
-                    let n = || u32::from_le_bytes([v[0], v[1], v[2], v[3]]);
-                    match k {
-                        1 => {
-                            event.device = String::from_utf8_lossy(&v)
-                                .trim_end_matches('\0')
-                                .to_owned()
-                        }
-                        2 => event.minor = n(),
-                        8 => event.device_id = n(),
-                        _ => {}
-                    }
-                }
-                out.push(event);
-            }
-            rest = &rest[((len + 3) & !3).min(rest.len())..];
-        }
-        Ok(out)
-    }
-    /// Answers.
-    pub fn answer(&self, event: &Event, status: i32) -> Result<(), Error> {
-        let done = match event.kind {
-            EventKind::Added => 4,
-            EventKind::Removed => 5,
-            EventKind::Reconfigured => 6,
+            Error::io(op, error)
         };
-        let mut body = attr(7, &status.to_le_bytes());
-        body.extend(attr(8, &event.device_id.to_le_bytes()));
-        self.send(&message(self.family, done, 2, &body))
-            .map_err(|e| Error::io("answer", e))
+        socket.join(family.group).map_err(join)?;
+        Ok(Self {
+            socket,
+            family: family.id,
+        })
+    }
+
+    /// Tells the kernel that events will be answered. One too old to wait for answers may refuse.
+    ///
+    /// # Errors
+    /// From the socket.
+    pub fn announce(&self) -> Result<(), Error> {
+        let request = Request::set_features(self.family);
+        self.socket
+            .send(request.bytes())
+            .map_err(|error| Error::io("announce daemon by netlink", error))
+    }
+
+    /// Waits for events, up to `timeout`; there may be several, or none.
+    ///
+    /// # Errors
+    /// From the socket.
+    pub fn receive(&self, timeout: Duration) -> Result<Vec<Event>, Error> {
+        let received = self.socket.receive(timeout);
+        let datagram = received.map_err(|error| Error::io("receive netlink events", error))?;
+        Ok(events(&datagram, self.family))
+    }
+
+    /// Answers an event: 0, or a negated errno.
+    ///
+    /// # Errors
+    /// From the socket.
+    pub fn answer(&self, event: &Event, status: i32) -> Result<(), Error> {
+        let request = Request::answer(self.family, event, status);
+        self.socket
+            .send(request.bytes())
+            .map_err(|error| Error::io("answer netlink event", error))
+    }
+}
+
+fn resolve(socket: &Socket) -> Result<Family, Error> {
+    let fail = |error| Error::io("ask for netlink family TCM-USER", error);
+    let request = Request::get_family(FAMILY);
+    socket.send(request.bytes()).map_err(fail)?;
+    let deadline = Instant::now() + ANSWER_TIME;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let datagram = socket.receive(left).map_err(fail)?;
+        if let Some(error) = message::refusal(&datagram) {
+            return Err(match error.raw_os_error() {
+                Some(libc::ENOENT) => Error::NoModule,
+                _ => fail(error),
+            });
+        }
+        if let Some(family) = message::family(&datagram, CONTROL_FAMILY, GROUP) {
+            return Ok(family);
+        }
+        if left.is_zero() {
+            return Err(fail(io::ErrorKind::TimedOut.into()));
+        }
     }
 }

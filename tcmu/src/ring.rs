@@ -1,269 +1,124 @@
-//! The command ring of one device.
+//! The command ring of one device: commands in, answers out, in memory shared with the kernel.
 //!
-//! dispatch -> **ring** (region) -> the kernel
+//! dispatch -> **ring** (taker, completer) -> entry, region
 //!
-//! Source: include/uapi/linux/target_core_user.h.
+//! The kernel writes entries at `cmd_head`; answers go over the entries from `cmd_tail` on, in whatever
+//! order the kernel takes them.
+//!
+//! Invariants
+//! - an entry is copied before it is looked at, and its length is kept here: what the kernel's memory
+//!   says later does not count.
+//! - every command is answered at most once, in an entry that a command was taken from.
+//! - nothing is allocated once the tables are as large as the ring is deep.
+//!
+//! Source: include/uapi/linux/target_core_user.h, drivers/target/target_core_user.c.
 
+mod completer;
+mod entry;
 mod region;
+mod tail;
+mod taker;
 
+pub use completer::{Completer, Status};
+pub use entry::{CDB_BYTES, Command, SENSE_BYTES};
 pub use region::{DataRange, Region};
+pub use taker::{Taken, Taker};
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::Error;
+use tail::Tail;
 
-const OP_MASK: u32 = 7;
-const HEADER_BYTES: u32 = 8;
-const ENTRY_BYTES_MIN: u32 = 112;
-const IOV_OFFSET: usize = 48;
+/// `struct tcmu_mailbox`.
+const VERSION_AND_FLAGS: usize = 0;
+const CMDR_OFF: usize = 4;
+const CMDR_SIZE: usize = 8;
+const CMD_HEAD: usize = 12;
+const CMD_TAIL: usize = 64;
+const MAILBOX_BYTES: usize = 128;
 
-/// How a command ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// GOOD.
-    Good,
-    /// CHECK CONDITION, with sense data.
-    CheckCondition([u8; 96]),
-    /// BUSY: ask again.
-    Busy,
-    /// Nobody knows this operation code.
-    UnknownOp,
-}
+const VERSION: u32 = 2;
+/// TCMU_MAILBOX_FLAG_CAP_OOOC: answers may come in any order.
+const ANY_ORDER: u32 = 1 << 16;
 
-/// One command.
-#[derive(Debug, Default, Clone)]
-pub struct Command {
-    /// The kernel's name of it.
-    pub id: u16,
-    /// The command block.
-    pub cdb: [u8; 16],
-    /// How much of it there is.
-    pub cdb_len: usize,
-    /// Where its data is.
-    pub data: Vec<DataRange>,
-    /// Where its data in the other direction is.
-    pub bidi: Vec<DataRange>,
-}
+/// Entries begin at multiples of this.
+const ALIGN: u32 = 8;
 
-/// What was in the ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// A command.
-    Command,
-    /// News of commands that were given up.
-    TaskManagement,
-    /// Nothing.
-    Nothing,
-}
-
-#[derive(Debug, Clone, Copy)]
+/// Where things are in a region.
+#[derive(Debug, Clone)]
 struct Layout {
-    ring: usize,
-    size: u32,
+    /// Of the command ring.
+    start: usize,
+    /// Bytes of the command ring.
+    len: u32,
+    /// The data area.
+    data: Range<usize>,
 }
 
-/// Takes commands.
-#[derive(Debug)]
-pub struct Taker {
-    region: Arc<Region>,
-    layout: Layout,
-    cursor: u32,
-    known: Arc<Mutex<Tail>>,
-    entry: Vec<u8>,
+impl Layout {
+    fn read(region: &Region) -> Result<Self, Error> {
+        let version = region.load(VERSION_AND_FLAGS) & 0xffff;
+        if version != VERSION {
+            let detail = format!("the mailbox has version {version}, known is {VERSION}");
+            return Err(broken("open command ring", detail));
+        }
+        let (start, len) = (region.load(CMDR_OFF), region.load(CMDR_SIZE));
+        let makes_no_sense = || {
+            let bytes = region.len();
+            let detail =
+                format!("a ring of {len} bytes at {start} makes no sense in a mapping of {bytes}");
+            broken("open command ring", detail)
+        };
+        let begin = usize::try_from(start).map_err(|_| makes_no_sense())?;
+        let size = usize::try_from(len).map_err(|_| makes_no_sense())?;
+        let end = begin.checked_add(size).ok_or_else(makes_no_sense)?;
+        let is_aligned = start.is_multiple_of(ALIGN) && len.is_multiple_of(ALIGN);
+        if !is_aligned || begin < MAILBOX_BYTES || len == 0 || end > region.len() {
+            return Err(makes_no_sense());
+        }
+        Ok(Self {
+            start: begin,
+            len,
+            data: end..region.len(),
+        })
+    }
+
+    /// The place of the ring's byte `position` in the region.
+    fn place(&self, position: u32) -> usize {
+        self.start + usize::try_from(position).unwrap_or(0)
+    }
+
+    /// `position` and `len` more.
+    fn after(&self, position: u32, len: u32) -> u32 {
+        // Both are at most the ring's length, whose double a position may not have.
+        let next = u64::from(position) + u64::from(len);
+        u32::try_from(next % u64::from(self.len)).unwrap_or(0)
+    }
 }
 
-#[derive(Debug)]
-struct Tail {
-    tail: u32,
-    /// Up to here the taker has come.
-    taken: u32,
-    ids: BTreeSet<u16>,
-}
-
-/// Gives answers.
-#[derive(Debug)]
-pub struct Completer {
-    region: Arc<Region>,
-    layout: Layout,
-    tail: Arc<Mutex<Tail>>,
-}
-
-/// Opens the ring in `region`.
+/// Opens the ring in `region`. Commands that were in it before are taken anew.
 ///
 /// # Errors
-/// When it makes no sense.
+/// `Ring` when it makes no sense.
 pub fn open(region: Arc<Region>) -> Result<(Taker, Completer), Error> {
-    let broken = || Error::io("open command ring", std::io::Error::other("makes no sense"));
-    let version = region.load(0);
-    let layout = Layout {
-        ring: region.load(4) as usize,
-        size: region.load(8),
-    };
-    let fits = layout
-        .ring
-        .checked_add(layout.size as usize)
-        .is_some_and(|end| end <= region.len());
-    if version & 0xffff != 2 || (version >> 16) & 1 == 0 || !fits || layout.size < 1024 {
-        return Err(broken());
+    let layout = Layout::read(&region)?;
+    let position = region.load(CMD_TAIL);
+    if position >= layout.len || !position.is_multiple_of(ALIGN) {
+        let detail = format!("its tail is at {position}, outside of it");
+        return Err(broken("open command ring", detail));
     }
-    let tail = region.load(64);
-    let shared = Arc::new(Mutex::new(Tail {
-        tail,
-        taken: tail,
-        ids: BTreeSet::new(),
-    }));
-    let taker = Taker {
-        region: Arc::clone(&region),
-        layout,
-        cursor: tail,
-        known: Arc::clone(&shared),
-        entry: Vec::new(),
-    };
-    Ok((
-        taker,
-        Completer {
-            region,
-            layout,
-            tail: shared,
-        },
-    ))
+    let any_order = region.load(VERSION_AND_FLAGS) & ANY_ORDER != 0;
+    let tail = Arc::new(Tail::new(position, any_order));
+    let taker = Taker::new(
+        Arc::clone(&region),
+        layout.clone(),
+        position,
+        Arc::clone(&tail),
+    );
+    Ok((taker, Completer::new(region, layout, tail)))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .get(at..at + 4)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes
-        .get(at..at + 8)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u64::from_le_bytes)
-}
-
-impl Taker {
-    /// Takes the next command.
-    ///
-    /// # Errors
-    /// When the ring makes no sense.
-    pub fn take(&mut self, command: &mut Command) -> Result<Taken, Error> {
-        let broken = || Error::io("take command", std::io::Error::other("the ring is broken"));
-        loop {
-            if self.cursor == self.region.load(12) {
-                return Ok(Taken::Nothing);
-            }
-            let start = self.layout.ring + self.cursor as usize;
-            let len_op = self.region.load(start);
-            let len = len_op & !OP_MASK;
-            if len < HEADER_BYTES || self.cursor + len > self.layout.size {
-                return Err(broken());
-            }
-            let next = (self.cursor + len) % self.layout.size;
-            match len_op & OP_MASK {
-                1 => {}
-                0 => {
-                    self.advance(next, None);
-                    continue;
-                }
-                _ => {
-                    self.advance(next, None);
-                    return Ok(Taken::TaskManagement);
-                }
-            }
-            self.entry.resize(len as usize, 0);
-            if len < ENTRY_BYTES_MIN
-                || self
-                    .region
-                    .copy_out(
-                        DataRange {
-                            offset: start,
-                            len: len as usize,
-                        },
-                        &mut self.entry,
-                    )
-                    .is_none()
-            {
-                return Err(broken());
-            }
-            let entry = &self.entry;
-            command.id = (u32_at(entry, 4) & 0xffff) as u16;
-            let count = u32_at(entry, 8) as usize;
-            let cdb = usize::try_from(u64_at(entry, 24))
-                .ok()
-                .and_then(|at| at.checked_sub(start))
-                .ok_or_else(broken)?;
-            command.data.clear();
-            for n in 0..count {
-                let at = IOV_OFFSET + n * 16;
-                let range = DataRange {
-                    offset: u64_at(entry, at) as usize,
-                    len: u64_at(entry, at + 8) as usize,
-                };
-                command.data.push(range);
-            }
-            let bytes = entry.get(cdb..).ok_or_else(broken)?;
-            command.cdb_len = bytes.len().min(16);
-            command.cdb = [0; 16];
-            command
-                .cdb
-                .iter_mut()
-                .zip(bytes)
-                .for_each(|(to, from)| *to = *from);
-            self.advance(next, Some(command.id));
-            return Ok(Taken::Command);
-        }
-    }
-
-    fn advance(&mut self, next: u32, id: Option<u16>) {
-        self.cursor = next;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.taken = next;
-        known.ids.extend(id);
-    }
-}
-
-impl Completer {
-    /// Answers a command.
-    pub fn complete(&self, id: u16, status: Status) {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if !tail.ids.remove(&id) {
-            return;
-        }
-        while let Some(len) = self.skip(tail.tail, tail.taken) {
-            tail.tail = (tail.tail + len) % self.layout.size;
-        }
-        let start = self.layout.ring + tail.tail as usize;
-        let len = self.region.load(start) & !OP_MASK;
-        let mut response = [0_u8; 108];
-        let unknown = u8::from(status == Status::UnknownOp);
-        response[0..2].copy_from_slice(&id.to_le_bytes());
-        response[3] = unknown;
-        if let Status::CheckCondition(sense) = status {
-            response[4] = 2;
-            response[12..108].copy_from_slice(&sense);
-        }
-        if status == Status::Busy {
-            response[4] = 8;
-        }
-        self.region.copy_in(
-            DataRange {
-                offset: start + 4,
-                len: 108,
-            },
-            &response,
-        );
-        tail.tail = (tail.tail + len) % self.layout.size;
-        while let Some(len) = self.skip(tail.tail, tail.taken) {
-            tail.tail = (tail.tail + len) % self.layout.size;
-        }
-        self.region.store(64, tail.tail);
-    }
-
-    fn skip(&self, at: u32, taken: u32) -> Option<u32> {
-        let len_op = self.region.load(self.layout.ring + at as usize);
-        (at != taken && len_op & OP_MASK != 1).then_some(len_op & !OP_MASK)
-    }
+fn broken(op: &'static str, detail: String) -> Error {
+    Error::Ring { op, detail }
 }

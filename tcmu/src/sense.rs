@@ -8,7 +8,7 @@ use layers::Error;
 
 use crate::disk::Disk;
 use crate::ring::Status;
-use crate::scsi::Sense;
+use crate::scsi::{Sense, SenseKey};
 
 impl From<Sense> for Status {
     fn from(sense: Sense) -> Self {
@@ -43,4 +43,10 @@ pub(crate) fn short_data(disk: &Disk) -> Status {
 #[cold]
 pub(crate) fn not_ready() -> Status {
     Sense::read_error().into()
+}
+
+/// The kernel has put something into the ring that is no command: INTERNAL TARGET FAILURE.
+#[cold]
+pub(crate) fn malformed() -> Status {
+    Sense::new(SenseKey::HardwareError, 0x44, 0x00).into()
 }

@@ -35,7 +35,7 @@ pub struct Region {
     ptr: NonNull<u8>,
     len: usize,
     /// `None`: plain memory.
-    file: Option<File>,
+    device: Option<File>,
 }
 
 // SAFETY: the mapping belongs to no thread; what is shared is accessed by copies and atomics.
@@ -83,8 +83,26 @@ impl Region {
         Ok(Self {
             ptr,
             len,
-            file: Some(file),
+            device: Some(file),
         })
+    }
+
+    /// A region of plain memory, zeroed, for tests: nobody is told of anything.
+    #[must_use]
+    pub fn of_memory(words: usize) -> Self {
+        let memory = vec![0_u64; words].into_boxed_slice();
+        let len = size_of_val(&*memory);
+        Self {
+            ptr: NonNull::from(Box::leak(memory)).cast(),
+            len,
+            device: None,
+        }
+    }
+
+    /// Readable when there are commands.
+    #[must_use]
+    pub fn device(&self) -> Option<BorrowedFd<'_>> {
+        self.device.as_ref().map(AsFd::as_fd)
     }
 
     /// Length of the mapping in bytes.
@@ -167,7 +185,7 @@ impl Region {
     /// # Errors
     /// When the kernel's device is gone.
     pub fn acknowledge(&self) -> io::Result<()> {
-        match &self.file {
+        match &self.device {
             Some(file) => (&*file).read_exact(&mut [0; 4]),
             None => Ok(()),
         }
@@ -178,25 +196,22 @@ impl Region {
     /// # Errors
     /// When the kernel's device is gone.
     pub fn notify(&self) -> io::Result<()> {
-        match &self.file {
+        match &self.device {
             Some(file) => (&*file).write_all(&[0; 4]),
             None => Ok(()),
         }
     }
 }
 
-impl AsFd for Region {
-    #[expect(clippy::expect_used, reason = "wip")]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_ref().expect("a device").as_fd()
-    }
-}
-
 impl Drop for Region {
     fn drop(&mut self) {
-        if self.file.is_some() {
+        if self.device.is_some() {
             // SAFETY: the mapping that `open` made; nobody uses it any more.
             unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.len) };
+            return;
         }
+        let words = NonNull::slice_from_raw_parts(self.ptr.cast::<u64>(), self.len / 8);
+        // SAFETY: the box that `of_memory` leaked; nobody uses it any more.
+        drop(unsafe { Box::from_raw(words.as_ptr()) });
     }
 }

@@ -20,6 +20,8 @@ pub enum SenseKey {
     NotReady = 0x2,
     /// The medium did not keep the data, or does not take it.
     MediumError = 0x3,
+    /// The daemon, or what feeds it, is out of order.
+    HardwareError = 0x4,
     /// The command makes no sense.
     IllegalRequest = 0x5,
     /// What was to be changed is protected.
