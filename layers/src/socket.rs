@@ -8,9 +8,9 @@
 //! - looking at a file and acting on it happens under a lock on its directory, so that processes
 //!   that start and end at the same time remove no socket but a stale one.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,16 @@ pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+}
+
+impl SocketFile {
+    /// Lets nobody connect but root and the process's own user. Between binding and this somebody else may.
+    ///
+    /// # Errors
+    /// From the operating system.
+    pub fn make_private(&self) -> io::Result<()> {
+        fs::set_permissions(&self.path, Permissions::from_mode(0o600))
+    }
 }
 
 impl Drop for SocketFile {

@@ -1,20 +1,23 @@
 //! Where the process tells how it goes, and takes orders: Prometheus, and snapshots.
 //!
-//! serve -> **control** -> exporter, snapshot API
+//! serve -> **control** -> exporter
 //!
 //! Source: format reference 9.1, 9.2.
 
+use std::sync::Arc;
+
 use layers::Service;
-use layers::exporter::{Address, Exporter, Site};
+use layers::exporter::{Address, Exporter, Keys, Site, Snapshots};
 use layers::socket::SocketFile;
 
+use crate::devices::Devices;
 use crate::error::Error;
 
 /// Who answers; ends when dropped.
 #[derive(Debug)]
 pub struct Control {
     _exporter: Option<Exporter>,
-    _file: Option<SocketFile>,
+    _files: Vec<SocketFile>,
 }
 
 impl Control {
@@ -22,21 +25,32 @@ impl Control {
     ///
     /// # Errors
     /// When somebody else listens there; the message says what to do.
-    pub fn start(service: &Service) -> Result<Self, Error> {
-        let config = &service.config().exporter;
-        if !config.enable {
-            return Ok(Self {
-                _exporter: None,
-                _file: None,
-            });
+    pub fn start(service: &Service, devices: &Arc<Devices>) -> Result<Self, Error> {
+        let mut sites = Vec::new();
+        let mut files = Vec::new();
+        let config = service.config();
+        if config.exporter.enable {
+            let address = Address::new(&config.exporter, std::process::id())?;
+            let (listener, file) = address.listen(Keys::EXPORTER)?;
+            log::info!("metrics at {}", listener.place());
+            let uri_prefix = config.exporter.uri_prefix.clone();
+            sites.push((listener, Site::Metrics { uri_prefix }));
+            files.extend(file);
         }
-        let (listener, file) = Address::new(config, std::process::id())?.listen()?;
-        log::info!("metrics at {}", listener.place());
-        let uri_prefix = config.uri_prefix.clone();
-        let sites = vec![(listener, Site::Metrics { uri_prefix })];
+        if config.snapshots.enable {
+            let disks = Arc::clone(devices);
+            let (listener, site, file) = Snapshots::listen(&config.snapshots, disks)?;
+            log::info!("snapshots at {}", listener.place());
+            sites.push((listener, site));
+            files.extend(file);
+        }
+        let exporter = match sites.is_empty() {
+            true => None,
+            false => Some(Exporter::start(service.metrics(), sites)?),
+        };
         Ok(Self {
-            _exporter: Some(Exporter::start(service.metrics(), sites)?),
-            _file: file,
+            _exporter: exporter,
+            _files: files,
         })
     }
 }

@@ -9,12 +9,13 @@
 //! Source: format reference 5 (`download`), 8.2, 8.3, 8.6.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use layers::Service;
 use layers::config::ServiceConfig;
+use layers::exporter::Disks;
 
 use crate::device::Device;
 use crate::error::Error;
@@ -158,5 +159,17 @@ impl Devices {
         }
         log::info!("{name}: removed");
         true
+    }
+}
+
+impl Disks for Devices {
+    fn snapshot(&self, dev_id: &str, new_config: &Path) -> layers::Result<Option<()>> {
+        let mut devices = self.all().into_iter();
+        let found = devices.find(|device| device.uio().name.dev_id == dev_id);
+        let Some(device) = found else { return Ok(None) };
+        let Some(disk) = device.disk() else {
+            return Ok(None);
+        };
+        disk.image().snapshot(disk.config(), new_config).map(Some)
     }
 }

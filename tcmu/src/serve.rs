@@ -68,7 +68,7 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     // From here on no event is missed.
     let netlink = Arc::new(Netlink::open()?);
     take_up_what_is_there(&netlink, &devices)?;
-    let control = Control::start(&service)?;
+    let control = Control::start(&service, &devices)?;
     let follower = Follower::start(netlink, &devices)?;
     notify(NotifyState::Ready);
     log::info!("ready; {} devices", devices.all().len());

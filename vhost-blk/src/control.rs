@@ -8,15 +8,13 @@
 //!
 //! Invariant: only the process's own user and root may connect to a control socket.
 
-use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use layers::Service;
-use layers::exporter::{Address, CONTROL_SUFFIX, Exporter, Listener, Site};
+use layers::exporter::{Address, CONTROL_SUFFIX, Exporter, Keys, Listener, Site};
 use layers::socket::{self, SocketFile};
 
 use crate::disk::Disk;
@@ -40,7 +38,7 @@ impl Control {
         let config = &service.config().exporter;
         if config.enable {
             let address = Address::new(config, std::process::id())?;
-            let (listener, file) = address.listen()?;
+            let (listener, file) = address.listen(Keys::EXPORTER)?;
             log::info!("metrics at {}", listener.place());
             files.extend(file);
             let uri_prefix = config.uri_prefix.clone();
@@ -78,6 +76,6 @@ fn control_path(socket: &Path) -> PathBuf {
 /// there; it cannot change anything.
 fn bind_private(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let bound = socket::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    bound.1.make_private()?;
     Ok(bound)
 }

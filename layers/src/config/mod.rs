@@ -11,6 +11,6 @@ pub use image::{ImageConfig, LowerConfig, UpperConfig};
 pub(crate) use remote::LEGACY_CREDENTIALS;
 pub use remote::{
     CacheConfig, CacheKind, CertConfig, CredentialServer, CredentialSource, DownloadConfig,
-    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig,
+    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig, SnapshotConfig,
 };
 pub use service::ServiceConfig;

@@ -312,6 +312,31 @@ impl Default for ExporterConfig {
     }
 }
 
+/// `serviceConfig`: live snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SnapshotConfig {
+    /// Take them?
+    pub enable: bool,
+    /// `http://IP:PORT`; ours: `unix:PATH`.
+    pub address: String,
+    /// Ours: a file with the token that requests have to bring; empty = none.
+    pub token_file: PathBuf,
+    /// Ours: an address that others can reach is meant; needs a token.
+    pub allow_remote: bool,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            enable: false,
+            address: "http://127.0.0.1:9862".to_owned(),
+            token_file: PathBuf::new(),
+            allow_remote: false,
+        }
+    }
+}
+
 /// `prefetchConfig`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::json::{self, UnknownKeys};
 use super::remote::{
     CacheConfig, CacheKind, CertConfig, CredentialConfig, CredentialSource, DownloadConfig,
-    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig, cache_kind,
+    ExporterConfig, LogConfig, P2pConfig, PrefetchConfig, SnapshotConfig, cache_kind,
 };
 use crate::error::{ErrorKind, Result};
 
@@ -42,6 +42,8 @@ pub struct ServiceConfig {
     pub p2p: P2pConfig,
     /// Prometheus.
     pub exporter: ExporterConfig,
+    /// Live snapshots, of a daemon that has disks for the host.
+    pub snapshots: SnapshotConfig,
     /// Trace replay.
     pub prefetch: PrefetchConfig,
     /// Where audit lines go; `None` = nowhere.
@@ -77,6 +79,7 @@ struct Raw {
     download: DownloadConfig,
     p2p_config: P2pConfig,
     exporter_config: ExporterConfig,
+    service_config: SnapshotConfig,
     prefetch_config: PrefetchConfig,
     enable_audit: Option<bool>,
     audit_path: Option<PathBuf>,
@@ -87,12 +90,11 @@ struct Raw {
 }
 
 /// Keys of the C++ daemon that this version has no use for yet, or that ask for what it always does.
-const UNUSED: [&str; 5] = [
+const UNUSED: [&str; 4] = [
     "enableThread",
     "gzipCacheConfig",
     "ioEngine",
     "registryFsVersion",
-    "serviceConfig",
 ];
 
 impl ServiceConfig {
@@ -194,6 +196,7 @@ impl Raw {
             download: self.download,
             p2p: self.p2p_config,
             exporter: self.exporter_config,
+            snapshots: self.service_config,
             prefetch: self.prefetch_config,
             audit_path,
             user_agent: self

@@ -21,6 +21,23 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+/// Who listens, for messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys {
+    /// What is being done.
+    pub op: &'static str,
+    /// The key that says where.
+    pub place: &'static str,
+}
+
+impl Keys {
+    /// The exporter's.
+    pub const EXPORTER: Self = Self {
+        op: OP,
+        place: "exporterConfig.port",
+    };
+}
+
 impl Address {
     /// What `config` says, for the process `pid`.
     ///
@@ -44,11 +61,11 @@ impl Address {
     ///
     /// # Errors
     /// `Busy` when somebody else listens there, `Io`; the message names the address and a way out.
-    pub fn listen(&self) -> Result<(Listener, Option<SocketFile>)> {
+    pub fn listen(&self, keys: Keys) -> Result<(Listener, Option<SocketFile>)> {
         match self {
-            Self::Tcp(address) => Ok((Listener::Tcp(listen_tcp(*address)?), None)),
+            Self::Tcp(address) => Ok((Listener::Tcp(listen_tcp(*address, keys)?), None)),
             Self::Unix(path) => {
-                let bound = socket::bind(path).map_err(|error| Error::io(OP, error))?;
+                let bound = socket::bind(path).map_err(|error| Error::io(keys.op, error))?;
                 Ok((Listener::Unix(bound.0), Some(bound.1)))
             }
         }
@@ -59,15 +76,17 @@ impl Address {
 ///
 /// # Errors
 /// `Busy` when somebody else does, `Io`; the message names the address and a way out.
-fn listen_tcp(address: SocketAddr) -> Result<TcpListener> {
+fn listen_tcp(address: SocketAddr, keys: Keys) -> Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| {
         if error.kind() != std::io::ErrorKind::AddrInUse {
-            return Error::io(OP, error).in_file(address.to_string());
+            return Error::io(keys.op, error).in_file(address.to_string());
         }
-        let detail = "the port (exporterConfig.port) is taken, perhaps by another daemon with the \
-                      same settings: give each its own with \"address\": \"unix:/PATH/%p.sock\" or \
-                      with another port, or switch exporterConfig off";
-        Error::new(ErrorKind::Busy, OP, detail).in_file(address.to_string())
+        let detail = format!(
+            "the port ({}) is taken, perhaps by another daemon with the same settings: give each its \
+             own, or a Unix socket (unix:PATH), or switch one off",
+            keys.place
+        );
+        Error::new(ErrorKind::Busy, keys.op, detail).in_file(address.to_string())
     })
 }
 
@@ -103,9 +122,9 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_named_with_a_way_out() {
-        let first = listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let first = listen_tcp("127.0.0.1:0".parse().unwrap(), Keys::EXPORTER).unwrap();
         let address = first.local_addr().unwrap();
-        let error = listen_tcp(address).unwrap_err();
+        let error = listen_tcp(address, Keys::EXPORTER).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         let text = error.to_string();
         assert!(

@@ -1,4 +1,4 @@
-//! Answers those who ask how it goes: Prometheus, and `obd why`.
+//! Answers those who ask how it goes: Prometheus, and `obd why`; and those who ask for snapshots.
 //!
 //! metrics -> **exporter** -> HTTP
 //!
@@ -10,9 +10,11 @@
 mod address;
 mod disk_story;
 mod server;
+mod snapshots;
 
-pub use address::Address;
+pub use address::{Address, Keys};
 pub use disk_story::DiskStory;
+pub use snapshots::{Disks, Snapshots};
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -78,6 +80,8 @@ pub enum Site {
     },
     /// The story of one disk, at [`WHY_PATH`], and the metrics of the process at `/metrics`.
     Disk(Arc<DiskMetrics>),
+    /// Not told, but done: snapshots of disks.
+    Snapshots(Snapshots),
 }
 
 /// The thread that answers; ends when dropped.

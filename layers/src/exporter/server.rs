@@ -45,6 +45,18 @@ impl Default for Limits {
     }
 }
 
+/// Life of a connection on which work is asked for, which takes its time.
+const WORK_TIME: Duration = Duration::from_secs(3600);
+
+impl Limits {
+    fn of(&self, site: &Site) -> Duration {
+        match site {
+            Site::Snapshots(_) => self.time.max(WORK_TIME),
+            Site::Metrics { .. } | Site::Disk(_) => self.time,
+        }
+    }
+}
+
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 
@@ -99,10 +111,8 @@ pub(super) async fn serve(acceptor: Acceptor, site: Arc<Site>, shared: Arc<Share
                 let (site, shared) = (Arc::clone(&site), Arc::clone(&shared));
                 tokio::spawn(async move {
                     let talk = talk(stream, &site, &shared);
-                    if tokio::time::timeout(shared.limits.time, talk)
-                        .await
-                        .is_err()
-                    {
+                    let time = shared.limits.of(&site);
+                    if tokio::time::timeout(time, talk).await.is_err() {
                         log::debug!("exporter: a client was too slow");
                     }
                     drop(permit);
@@ -118,10 +128,14 @@ pub(super) async fn serve(acceptor: Acceptor, site: Arc<Site>, shared: Arc<Share
 
 async fn talk(stream: Box<dyn Duplex>, site: &Site, shared: &Shared) {
     let service = service_fn(async |request: Request<Incoming>| {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), site, shared))
+        let uri = request.uri();
+        Ok::<_, Infallible>(match site {
+            Site::Snapshots(snapshots) => snapshots.answer(uri, request.headers()).await,
+            _ => answer(request.method(), uri.path(), site, shared),
+        })
     });
     let talked = http1::Builder::new()
-        .keep_alive(false)
+        .keep_alive(matches!(site, Site::Snapshots(_)))
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .timer(TokioTimer::new())
@@ -137,6 +151,7 @@ fn answer(method: &Method, path: &str, site: &Site, shared: &Shared) -> Response
     let is_metrics = match site {
         Site::Metrics { uri_prefix } => path.starts_with(uri_prefix.as_str()),
         Site::Disk(_) => path == "/metrics",
+        Site::Snapshots(_) => false,
     };
     let is_why = matches!(site, Site::Disk(_)) && path == WHY_PATH;
     if !is_metrics && !is_why {

@@ -13,6 +13,7 @@ mod lower;
 mod open;
 mod remote;
 mod result_file;
+mod snapshot;
 mod writable;
 
 pub use lower::lower_path;
@@ -60,6 +61,9 @@ impl Image {
     /// `Config` for a bad config, `Unsupported` for what this version cannot do, anything from
     /// below for a bad layer.
     pub fn open(config_path: &Path, service: &Service, access: Access) -> Result<Self> {
+        if access == Access::Write {
+            snapshot::finish(config_path)?;
+        }
         let config = ImageConfig::load(config_path)?;
         let name = config_path.display().to_string();
         result_file::check(config_path, &config)?;
@@ -272,7 +276,17 @@ impl Image {
     /// `ReadOnly`; `Config` for a new layer that is not empty, or smaller than the disk; as [`Upper::open`] and
     /// [`Upper::seal`]. The disk goes on as it was then.
     pub fn restack(&self, new: &UpperConfig) -> Result<()> {
-        self.writable()?.restack(new)
+        self.restack_then(new, &mut || Ok(()))
+    }
+
+    /// As [`Image::restack`]; does `publish` when the old layer is sealed and before anybody writes to the
+    /// new one. When that fails nothing has happened.
+    fn restack_then(
+        &self,
+        new: &UpperConfig,
+        publish: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        self.writable()?.restack(new, publish)
     }
 
     /// Writes a slice, blocking: staged and committed.

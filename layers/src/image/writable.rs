@@ -9,7 +9,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::config::UpperConfig;
 use crate::dest::Dest;
@@ -33,6 +33,8 @@ pub(super) struct Writable {
     layers: RwLock<Arc<Layers>>,
     gate: Arc<Gate>,
     virtual_size_bytes: AtomicU64,
+    /// Held by whoever replaces the layers and more than that.
+    replacing: Mutex<()>,
 }
 
 impl Writable {
@@ -48,7 +50,15 @@ impl Writable {
             virtual_size_bytes: AtomicU64::new(upper.virtual_size_bytes()),
             layers: RwLock::new(Arc::new(Layers { below, upper })),
             gate: Arc::default(),
+            replacing: Mutex::new(()),
         })
+    }
+
+    /// Nobody else has got this until the result is dropped. Blocks.
+    pub(super) fn hold_layers(&self) -> MutexGuard<'_, ()> {
+        self.replacing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn layers(&self) -> Arc<Layers> {
@@ -144,9 +154,15 @@ impl Writable {
         Ok(())
     }
 
-    pub(super) fn restack(&self, new: &UpperConfig) -> Result<()> {
+    pub(super) fn restack(
+        &self,
+        new: &UpperConfig,
+        publish: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let upper = Upper::open(&new.data, &new.index)?;
         let size = upper.virtual_size_bytes();
+        // Most of it, while others still write.
+        self.flush()?;
         let _nobody_writes = self.gate.close();
         let old = self.layers();
         let refuse = |detail: String| {
@@ -163,7 +179,8 @@ impl Writable {
             return refuse("the new layer is not empty".to_owned());
         }
         let data_end = old.upper.seal()?;
-        let below = stack_sealed(&old).inspect_err(|_| old.upper.unseal(data_end))?;
+        let below = stack_sealed(&old).and_then(|below| publish().map(|()| below));
+        let below = below.inspect_err(|_| old.upper.unseal(data_end))?;
         let layers = Layers {
             below: Some(Arc::new(below)),
             upper,

@@ -47,7 +47,7 @@ pub use batch::WriteBatch;
 pub use create::{CreateOptions, UpperKind, create, create_raw};
 pub use gate::{Gate, Pass};
 pub use index::UpperIndex;
-pub use open::{open_read_only, read_only_from_files};
+pub use open::{is_sealed_in_place, open_read_only, read_only_from_files};
 pub use seal::seal;
 
 /// Mappings that one look at the index takes along.

@@ -13,7 +13,7 @@ use super::replay::{Unflushed, replay};
 use super::sparse::{self, SparseLayer};
 use super::{Kind, Upper, UpperKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Access, UpperFile};
+use crate::io::{Access, LocalFile, UpperFile};
 use crate::limits::{DISK_BYTES_MAX, SECTOR_BYTES};
 use crate::lsmt::format::{HEADER_BYTES, Record};
 use crate::lsmt::layer::{Layer, is_sealed};
@@ -202,6 +202,16 @@ fn check_index_header(data: &Record, index: &Record) -> Result<()> {
         return Err(Error::new(ErrorKind::Config, OP, detail));
     }
     Ok(())
+}
+
+/// Was the data file of a writable layer sealed where it is?
+///
+/// # Errors
+/// `NotFound`, `Io`; `Corrupt` for a file that is no layer.
+pub fn is_sealed_in_place(data: &Path) -> Result<bool> {
+    let data = LocalFile::open(data)?;
+    let header = read_header(&data)?;
+    is_sealed(&data, &header)
 }
 
 /// A data file that was sealed in place is a read-only layer, though its header does not say so.
