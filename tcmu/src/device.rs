@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::ring::{self, Completer, Region, Taker};
 use crate::uio::Uio;
 use crate::workers::Workers;
+use crate::write_queue::WriteQueue;
 
 /// Commands of one device that may wait for the network or a disk at once.
 const READERS_MAX: usize = 32;
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     disk: OnceLock<Disk>,
     pub(crate) readers: Workers,
     pub(crate) writers: Workers,
+    pub(crate) write_queue: WriteQueue,
     closing: Mutex<bool>,
     closes: Condvar,
     transfer_blocks_max: u32,
@@ -126,6 +128,7 @@ impl Device {
             disk: OnceLock::new(),
             readers: Workers::new("read", READERS_MAX),
             writers: Workers::new("write", WRITERS_MAX),
+            write_queue: WriteQueue::default(),
             closing: Mutex::new(false),
             closes: Condvar::new(),
             transfer_blocks_max: u32::try_from(transfer).unwrap_or(u32::MAX),

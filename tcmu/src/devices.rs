@@ -19,7 +19,8 @@ use layers::exporter::Disks;
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::uio::Uio;
+use crate::outcome;
+use crate::uio::{Uio, UioName};
 
 /// A removed device's commands have this time to end; none should be under way.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -77,10 +78,17 @@ impl Devices {
     /// # Errors
     /// When the device, or its image, cannot be opened; the result file says why as well.
     pub fn attach(&self, uio: Uio) -> Result<(), Error> {
-        let number = uio.number;
-        if self.table().contains_key(&number) {
+        if self.table().contains_key(&uio.number) {
             return Ok(());
         }
+        let name = uio.name.clone();
+        let attached = self.open(uio);
+        tell(&name, &attached);
+        attached
+    }
+
+    fn open(&self, uio: Uio) -> Result<(), Error> {
+        let number = uio.number;
         let (device, taker) = Device::open(uio)?;
         let device = Arc::new(device);
         self.insert(&device)?;
@@ -96,6 +104,13 @@ impl Devices {
     /// # Errors
     /// When the device cannot be opened.
     pub fn adopt(&self, uio: Uio) -> Result<(), Error> {
+        let name = uio.name.clone();
+        let adopted = self.open_again(uio);
+        tell(&name, &adopted);
+        adopted
+    }
+
+    fn open_again(&self, uio: Uio) -> Result<(), Error> {
         let (device, taker) = Device::open(uio)?;
         let device = Arc::new(device);
         self.insert(&device)?;
@@ -153,12 +168,21 @@ impl Devices {
         let Some(device) = self.table().remove(&number) else {
             return false;
         };
-        let name = device.uio().name.device.clone();
+        let name = device.uio().name.clone();
         if !device.stop(Instant::now() + DETACH_TIMEOUT) {
-            log::warn!("{name}: removed while commands were under way");
+            log::warn!("{}: removed while commands were under way", name.device);
         }
-        log::info!("{name}: removed");
+        drop(device);
+        outcome::forget(&name);
+        log::info!("{}: removed", name.device);
         true
+    }
+}
+
+fn tell(name: &UioName, outcome: &Result<(), Error>) {
+    match outcome {
+        Ok(()) => outcome::tell(name, Ok(())),
+        Err(error) => outcome::tell(name, Err(&error.to_string())),
     }
 }
 

@@ -14,22 +14,20 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use layers::metrics::{Lane, Operation};
-use layers::{Progress, Wait, WriteBatch};
+use layers::{Progress, Wait};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::data::Data;
 use crate::device::Shared;
 use crate::disk::Disk;
 use crate::execute::{self, Job};
+use crate::gather::Gather;
 use crate::ring::{Command, Status, Taken, Taker};
 use crate::scsi::{self, Action, ByteRange, Sense};
 use crate::sense;
 
 /// Commands that are answered before the kernel is told of it.
 const TELL_EVERY: usize = 16;
-
-/// Bytes of writes that are gathered before they are committed.
-const STAGED_BYTES_MAX: u64 = 1 << 20;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -44,13 +42,7 @@ pub(crate) struct RingThread {
 #[derive(Debug)]
 struct Answerer {
     shared: Arc<Shared>,
-    batch: WriteBatch,
-    /// Something may be staged.
-    is_dirty: bool,
-    /// Writes whose data is staged: their commands, and bytes.
-    staged: Vec<(u16, u64)>,
-    staged_bytes: u64,
-    buffer: Vec<u8>,
+    gather: Gather,
     lane: Option<Lane>,
     /// Commands that were answered and the kernel was not told of.
     untold: usize,
@@ -71,11 +63,7 @@ impl RingThread {
             command: Command::default(),
             answerer: Answerer {
                 shared,
-                batch: WriteBatch::default(),
-                is_dirty: false,
-                staged: Vec::new(),
-                staged_bytes: 0,
-                buffer: Vec::new(),
+                gather: Gather::default(),
                 lane: None,
                 untold: 0,
             },
@@ -194,9 +182,10 @@ impl Answerer {
                 self.answer(command.id, status);
             }
             Action::Read(range) => self.read(disk, command, range),
-            Action::Write { range, fua: false } if disk.pace().is_quick() => {
-                self.write(disk, command, range);
-            }
+            Action::Write { range, fua: false } => match disk.pace().is_quick() {
+                true => self.write(disk, command, range),
+                false => self.shared.queue_write(command, range),
+            },
             action => self.defer(command, action),
         }
     }
@@ -216,47 +205,34 @@ impl Answerer {
 
     fn write(&mut self, disk: &Disk, command: &Command, range: ByteRange) {
         let data = Data::new(&self.shared.region, &command.data);
-        let batch = &mut self.batch;
-        self.is_dirty = true;
-        match execute::stage(disk, batch, data, range, &mut self.buffer, Wait::Never) {
-            Ok(Progress::Done) => {
-                self.staged.push((command.id, range.len));
-                self.staged_bytes += range.len;
-                if self.staged_bytes >= STAGED_BYTES_MAX || self.staged.len() >= TELL_EVERY {
-                    self.commit();
-                }
-            }
+        let id = command.id;
+        match self.gather.stage(disk, id, data, range, Wait::Never) {
+            Ok(Progress::Done) if self.gather.is_full() => self.commit(),
+            Ok(Progress::Done) => {}
             Ok(Progress::Pending) => {
                 let fua = false;
                 self.defer(command, Action::Write { range, fua });
             }
             Err(status) => {
                 self.lane(disk).failed(Operation::Write);
-                self.answer(command.id, status);
+                self.answer(id, status);
             }
         }
     }
 
-    /// Commits what is staged, and answers it. Also what is staged of a write that failed, or that a
-    /// worker begins anew: while any of it is, the layers cannot change.
+    /// Commits what is staged, and answers it.
     fn commit(&mut self) {
-        if !std::mem::take(&mut self.is_dirty) {
-            return;
-        }
         let shared = Arc::clone(&self.shared);
         let Some(disk) = shared.disk() else { return };
-        let committed = disk.pace().time(|| disk.image().commit(&mut self.batch));
-        let failed = committed.err().map(|error| sense::of_write(disk, &error));
-        self.staged_bytes = 0;
-        let mut staged = std::mem::take(&mut self.staged);
-        for (id, bytes) in staged.drain(..) {
-            match failed {
-                None => self.lane(disk).answered(Operation::Write, bytes),
-                Some(_) => self.lane(disk).failed(Operation::Write),
+        let mut gather = std::mem::take(&mut self.gather);
+        gather.commit(disk, |id, bytes, status| {
+            match status {
+                Status::Good => self.lane(disk).answered(Operation::Write, bytes),
+                _ => self.lane(disk).failed(Operation::Write),
             }
-            self.answer(id, failed.unwrap_or(Status::Good));
-        }
-        self.staged = staged;
+            self.answer(id, status);
+        });
+        self.gather = gather;
     }
 
     /// Has a worker do it.

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use layers::metrics::Operation;
-use layers::{ErrorKind, Progress, Wait, WriteBatch};
+use layers::{ErrorKind, Wait};
 
 use crate::data::Data;
 use crate::device::Shared;
 use crate::disk::Disk;
+use crate::gather::Gather;
 use crate::ring::{Command, DataRange, Status};
 use crate::scsi::{self, Action, ByteRange};
 use crate::sense;
 
-/// The longest piece of a write that is copied at once.
+/// The longest piece that is verified, or written over and over, at once.
 const COPY_BYTES: usize = 256 << 10;
 
 /// The longest run of zeros that holds the disk's gate open.
@@ -45,10 +46,19 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(shared: &Arc<Shared>, command: &Command, action: Action) -> Self {
+        Self::of_data(shared, command.id, command.data.clone(), action)
+    }
+
+    pub(crate) fn of_data(
+        shared: &Arc<Shared>,
+        id: u16,
+        data: Vec<DataRange>,
+        action: Action,
+    ) -> Self {
         Self {
             shared: Arc::clone(shared),
-            id: command.id,
-            data: command.data.clone(),
+            id,
+            data,
             action,
             began: Instant::now(),
         }
@@ -86,10 +96,7 @@ impl Job {
                 range, no_data_out, ..
             } => self.write_same(disk, *range, *no_data_out),
             Action::Unmap { list_len } => self.unmap(disk, *list_len),
-            Action::Flush { .. } => disk
-                .image()
-                .flush()
-                .map_err(|error| sense::of_write(disk, &error)),
+            Action::Flush { .. } => flush(disk),
             Action::Reply(_) | Action::Done | Action::ModeSelect { .. } | Action::Unsupported => {
                 Err(Status::UnknownOp)
             }
@@ -159,16 +166,20 @@ impl Job {
     }
 
     fn write(&self, disk: &Disk, range: ByteRange, fua: bool) -> Result<(), Status> {
-        let mut batch = WriteBatch::default();
-        let mut buffer = Vec::new();
-        let wait = Wait::UntilDone;
-        let staged = stage(disk, &mut batch, self.data(), range, &mut buffer, wait)?;
-        let image = disk.image();
-        let written = staged
-            .expect_done("write image")
-            .and_then(|()| disk.pace().time(|| image.commit(&mut batch)))
-            .and_then(|()| if fua { image.flush() } else { Ok(()) });
-        written.map_err(|error| sense::of_write(disk, &error))
+        let mut gather = Gather::default();
+        let staged = gather.stage(disk, self.id, self.data(), range, Wait::UntilDone)?;
+        let staged = staged.expect_done("write image");
+        let mut written = staged.map_err(|error| sense::of_write(disk, &error));
+        gather.commit(disk, |_, _, status| {
+            if status != Status::Good {
+                written = Err(status);
+            }
+        });
+        written?;
+        match fua {
+            true => flush(disk),
+            false => Ok(()),
+        }
     }
 
     /// Writes one block over and over, or zeros.
@@ -201,6 +212,11 @@ impl Job {
     }
 }
 
+fn flush(disk: &Disk) -> Result<(), Status> {
+    let flushed = disk.image().flush();
+    flushed.map_err(|error| sense::of_write(disk, &error))
+}
+
 /// Zeros, which take no space; other writers have their turn in between.
 fn zero(disk: &Disk, range: ByteRange) -> Result<(), Status> {
     let end = range.offset + range.len;
@@ -212,39 +228,6 @@ fn zero(disk: &Disk, range: ByteRange) -> Result<(), Status> {
         offset += len;
     }
     Ok(())
-}
-
-/// Stages the data of a write, in pieces that are copied to `buffer`.
-pub(crate) fn stage(
-    disk: &Disk,
-    batch: &mut WriteBatch,
-    mut data: Data<'_>,
-    range: ByteRange,
-    buffer: &mut Vec<u8>,
-    wait: Wait,
-) -> Result<Progress, Status> {
-    if data.len() < range.len {
-        return Err(sense::short_data(disk));
-    }
-    if buffer.is_empty() {
-        buffer.resize(COPY_BYTES, 0);
-    }
-    let end = range.offset + range.len;
-    let mut offset = range.offset;
-    while offset < end {
-        let buf = buffer.get_mut(..piece(end - offset)).unwrap_or_default();
-        if data.copy_out(buf) < buf.len() {
-            return Err(sense::short_data(disk));
-        }
-        let staged = disk
-            .pace()
-            .time(|| disk.image().stage_write(batch, offset, buf, wait));
-        if staged.map_err(|error| sense::of_write(disk, &error))? == Progress::Pending {
-            return Ok(Progress::Pending);
-        }
-        offset += buf.len() as u64;
-    }
-    Ok(Progress::Done)
 }
 
 /// MODE SELECT, which changes nothing.

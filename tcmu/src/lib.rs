@@ -10,12 +10,13 @@
 //!       uio, backstore                  its names in sysfs and configfs
 //!       ring -> dispatch                takes commands from the kernel's ring
 //!         scsi                          what a command wants; what it is told
-//!         execute (workers, data)       commands that wait for a disk or the network
+//!         gather (data)                 writes that are committed together
+//!         execute, write_queue (workers) commands that wait for a disk or the network
 //!           disk -> layers::Image
 //!         sense                         how commands end that do not end well
 //! ```
 //!
-//! `control` answers Prometheus and takes live snapshots.
+//! `control` answers Prometheus and takes live snapshots; `outcome` tells `obd` how devices fare.
 
 pub mod adopt;
 pub mod args;
@@ -28,11 +29,14 @@ pub mod disk;
 mod dispatch;
 pub mod error;
 mod execute;
+mod gather;
 pub mod netlink;
 pub mod netlink_gate;
+pub mod outcome;
 pub mod ring;
 pub mod scsi;
 mod sense;
 pub mod serve;
 pub mod uio;
 pub mod workers;
+mod write_queue;

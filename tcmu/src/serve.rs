@@ -29,6 +29,7 @@ use crate::devices::Devices;
 use crate::error::Error;
 use crate::netlink::{Event, EventKind, Netlink};
 use crate::netlink_gate::NetlinkGate;
+use crate::outcome;
 use crate::uio;
 use crate::workers::Workers;
 
@@ -157,6 +158,7 @@ fn notify(state: NotifyState<'_>) {
 fn take_up_what_is_there(netlink: &Netlink, devices: &Devices) -> Result<(), Error> {
     let gate = NetlinkGate::close().map_err(|error| Error::io("block netlink", error))?;
     netlink.announce()?;
+    outcome::clear();
     let left = adopt::find()?;
     // Opening them may take long; who makes a new one need not wait.
     drop(gate);

@@ -125,7 +125,11 @@ fn start_ours(host: &mut HostVm<'_>) -> Result<Server> {
     ))?;
     host.start_overlaybd_tcmu(&format!("{SCRATCH}/overlaybd.json"))?;
     let mut attach = |number, config: &str| {
-        host.attach_target(number, &format!("overlaybd/{SCRATCH}/{config}"), &[])
+        host.attach_target(
+            number,
+            &format!("overlaybd/{SCRATCH}/{config}"),
+            &["nl_reply_supported=-1"],
+        )
     };
     Ok(Server {
         name: "overlaybd-tcmu",

@@ -1,0 +1,64 @@
+//! Tells whoever made a device without waiting for the kernel's answer how it went: a file for each device.
+//!
+//! devices -> **outcome** -> /run/overlaybd-tcmu, `obd attach`, `obd detach`
+//!
+//! The kernel passes on the first answer to an event, and tcmu-runner answers also for handlers that are
+//! not its own. So `obd` asks the kernel not to wait for any, and looks here.
+//!
+//! | file `<hba>_<device>` | means |
+//! |---|---|
+//! | `success` | the device is served |
+//! | `failed: REASON` | it is not, and will not be |
+//! | none | nobody has it: not yet, or not any more |
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use layers::tool::tcmu::{OUTCOMES, outcome_name};
+
+use crate::uio::UioName;
+
+/// Forgets what an earlier daemon has told.
+pub fn clear() {
+    let Ok(entries) = fs::read_dir(OUTCOMES) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        remove_file(&entry.path());
+    }
+}
+
+/// The outcome of taking up a device.
+pub fn tell(name: &UioName, outcome: Result<(), &str>) {
+    let text = match outcome {
+        Ok(()) => "success".to_owned(),
+        Err(reason) => format!("failed: {reason}"),
+    };
+    let path = path(name);
+    let temporary = path.with_extension("new");
+    // Who reads it finds all of it or nothing.
+    let written = fs::create_dir_all(OUTCOMES)
+        .and_then(|()| fs::write(&temporary, text))
+        .and_then(|()| fs::rename(&temporary, &path));
+    if let Err(error) = written {
+        log::warn!("{}: {error}", path.display());
+    }
+}
+
+/// The device is let go of, and its image closed.
+pub fn forget(name: &UioName) {
+    remove_file(&path(name));
+}
+
+fn path(name: &UioName) -> PathBuf {
+    Path::new(OUTCOMES).join(outcome_name(&format!("user_{}", name.hba), &name.device))
+}
+
+fn remove_file(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            log::warn!("{}: {error}", path.display());
+        }
+        _ => {}
+    }
+}
