@@ -188,6 +188,12 @@ impl Device {
         self.shared.pause(time)
     }
 
+    /// Does it answer no more, since the kernel has removed it?
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.thread().as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Takes no more commands and waits for those that are being done, but not beyond `deadline`: a
     /// read may wait for a dead registry. False when some still are.
     pub fn stop(&self, deadline: Instant) -> bool {

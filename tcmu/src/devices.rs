@@ -25,6 +25,9 @@ use crate::uio::{Uio, UioName};
 /// A removed device's commands have this time to end; none should be under way.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A device that the kernel has removed is known to be gone after this time.
+const GONE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// An image that did not open after a restart is tried again after this time, which doubles ...
 const REOPEN_FIRST: Duration = Duration::from_secs(5);
 /// ... up to this.
@@ -78,8 +81,13 @@ impl Devices {
     /// # Errors
     /// When the device, or its image, cannot be opened; the result file says why as well.
     pub fn attach(&self, uio: Uio) -> Result<(), Error> {
-        if self.table().contains_key(&uio.number) {
-            return Ok(());
+        let served = self.table().get(&uio.number).cloned();
+        if let Some(device) = served {
+            if !is_gone_soon(&device) {
+                return Ok(());
+            }
+            // Its number was given to another before the news came that it is no more.
+            self.detach(uio.number);
         }
         let name = uio.name.clone();
         let attached = self.open(uio);
@@ -177,6 +185,17 @@ impl Devices {
         log::info!("{}: removed", name.device);
         true
     }
+}
+
+/// Does the kernel let go of the device? Blocks for a moment.
+fn is_gone_soon(device: &Device) -> bool {
+    let deadline = Instant::now() + GONE_TIMEOUT;
+    while !device.is_gone() {
+        if Instant::now() >= deadline || !device.pause(GONE_TIMEOUT / 100) {
+            return false;
+        }
+    }
+    true
 }
 
 fn tell(name: &UioName, outcome: &Result<(), Error>) {
