@@ -7,6 +7,7 @@
 //!
 //! Source: format reference 8.1; Linux `drivers/target/target_core_user.c`, `loopback/tcm_loop.c`.
 
+mod apart;
 mod attach;
 mod detach;
 mod device;
@@ -21,6 +22,7 @@ mod unstick;
 mod usage;
 mod waiting;
 
+pub use apart::{WRITE_ATTRIBUTE, write_attribute};
 pub use attach::{AttachOptions, Attached, attach};
 pub use detach::{DetachOptions, detach};
 pub use device::{BlockDevice, Device, devices, find, owned};

@@ -2,5 +2,8 @@
 //! that VMs run as many at a time as the test runner has threads.
 #![cfg(test)]
 
+mod containers;
+mod scene;
+mod sg3;
 mod tcmu_runner;
 mod vectors;

@@ -36,6 +36,14 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     Ls(LsArgs),
     Doctor(DoctorArgs),
+    /// Write VALUE to PATH; the exit status is the number of the error. For `attach`, which may have to leave it behind.
+    #[command(hide = true, name = layers::tool::tcmu::WRITE_ATTRIBUTE)]
+    WriteAttribute {
+        /// Attribute of the kernel.
+        path: PathBuf,
+        /// What to write.
+        value: String,
+    },
 }
 
 /// Turn a raw disk image into one sealed, compressed layer. Holes and zeros are left out.

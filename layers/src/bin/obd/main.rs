@@ -22,6 +22,7 @@ use args::{Args, Command};
 use clap::Parser;
 use layers::ErrorKind;
 use layers::command_line::{self, console};
+use layers::tool::tcmu::write_attribute;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Detach(command) => detach::run(command, args.json),
         Command::Ls(_) => Ok(ls::run(args.json)),
         Command::Doctor(command) => Ok(doctor::run(command, args.json)),
+        Command::WriteAttribute { path, value } => Ok(write_attribute(path, value).into()),
     };
     let code = done.unwrap_or_else(|error| fail(&error));
     console::exit_code(code, ExitCode::FAILURE)

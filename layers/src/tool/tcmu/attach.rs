@@ -9,7 +9,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::device::{self, BlockDevice};
@@ -169,24 +168,14 @@ impl Making<'_> {
         Err(error.in_file(path.display().to_string()))
     }
 
-    /// The kernel answers this write when the daemon does: a thread waits for it.
+    /// The kernel answers this write when the daemon does.
     fn write_in_time(&mut self, path: &Path) -> io::Result<()> {
-        let (sender, answer) = mpsc::sync_channel(1);
-        let (host, path) = (self.host.clone(), path.to_owned());
-        std::thread::Builder::new()
-            .name("enable".to_owned())
-            .spawn(move || {
-                // Nobody listens any more when the deadline has passed.
-                drop(sender.send(host.try_write(&path, "1")));
-            })?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        answer.recv_timeout(left).unwrap_or_else(|_| {
-            self.is_stuck = true;
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no answer within --timeout",
-            ))
-        })
+        let written = self.host.write_in_time(path, "1", left);
+        self.is_stuck = written
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        written
     }
 
     /// The logical unit that makes the backstore a disk of this host.

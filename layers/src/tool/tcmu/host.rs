@@ -8,6 +8,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::DAEMON_LOCK;
 use super::tree::{RealTree, Tree};
@@ -86,6 +87,15 @@ impl Host {
 
     pub(super) fn try_write(&self, path: &Path, value: &str) -> io::Result<()> {
         self.tree.write(path, value)
+    }
+
+    pub(super) fn write_in_time(
+        &self,
+        path: &Path,
+        value: &str,
+        limit: Duration,
+    ) -> io::Result<()> {
+        self.tree.write_in_time(path, value, limit)
     }
 
     pub(super) fn link(&self, step: &'static str, target: &Path, path: &Path) -> Result<()> {

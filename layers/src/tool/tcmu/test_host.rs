@@ -68,6 +68,16 @@ impl Tree for FakeTree {
         }
         Ok(())
     }
+
+    fn write_in_time(&self, path: &Path, value: &str, _: Duration) -> io::Result<()> {
+        match self.fails.lock().unwrap().as_ref() {
+            Some((end, libc::ETIMEDOUT)) if path.ends_with(end) => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            _ => {}
+        }
+        self.write(path, value)
+    }
 }
 
 struct Scene {
@@ -237,6 +247,18 @@ fn a_refused_enable_shows_the_result_file() {
 }
 
 #[test]
+fn a_device_whose_enable_hangs_stays_and_is_named() {
+    let scene = Scene::new();
+    scene.fail("enable", libc::ETIMEDOUT);
+    let error = scene.attach().unwrap_err().to_string();
+    assert!(
+        error.contains("disk stays: obd doctor --unstick"),
+        "{error}"
+    );
+    assert_eq!(scene.left(), 1);
+}
+
+#[test]
 fn without_a_daemon_nothing_is_done() {
     let mut scene = Scene::new();
     drop(scene.daemon.take());
@@ -319,15 +341,17 @@ fn the_doctor_says_what_is_missing_and_what_is_there() {
             .state
     };
     assert_eq!(state(&scene, "target_core_user"), CheckState::Bad);
+    let mut checks = examine(&scene.host).into_iter();
+    assert!(checks.all(|check| check.name != "netlink"));
     scene.put(
         "sys/module/target_core_user/parameters/block_netlink",
-        "0\n",
+        "unblocked\n",
     );
     assert_eq!(state(&scene, "target_core_user"), CheckState::Good);
     assert_eq!(state(&scene, "netlink"), CheckState::Good);
     scene.put(
         "sys/module/target_core_user/parameters/block_netlink",
-        "1\n",
+        "blocked\n",
     );
     assert_eq!(state(&scene, "netlink"), CheckState::Bad);
     assert_eq!(state(&scene, "daemon"), CheckState::Good);

@@ -1,6 +1,6 @@
 //! The writes to configfs and sysfs, one system call each.
 //!
-//! host -> **tree** -> kernel
+//! host -> **tree** -> apart, kernel
 //!
 //! Tests put a plain directory in its place that behaves as configfs does.
 //!
@@ -11,6 +11,9 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::Path;
+use std::time::Duration;
+
+use super::apart;
 
 /// What is done to files that are doors into the kernel. All may block.
 pub trait Tree: Debug + Send + Sync {
@@ -39,6 +42,11 @@ pub trait Tree: Debug + Send + Sync {
     /// # Errors
     /// Those of open(2) and write(2).
     fn write(&self, path: &Path, value: &str) -> io::Result<()>;
+    /// As [`Tree::write`], when the kernel may wait without end: gives up after `limit`.
+    ///
+    /// # Errors
+    /// Those of open(2) and write(2); `TimedOut` when the kernel still waits.
+    fn write_in_time(&self, path: &Path, value: &str, limit: Duration) -> io::Result<()>;
 }
 
 /// The kernel's own files.
@@ -68,5 +76,9 @@ impl Tree for RealTree {
             written if written == value.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
         }
+    }
+
+    fn write_in_time(&self, path: &Path, value: &str, limit: Duration) -> io::Result<()> {
+        apart::write_in_time(path, value, limit)
     }
 }
