@@ -3,7 +3,9 @@
 #![cfg(test)]
 
 mod containers;
+mod operator;
 mod scene;
 mod sg3;
 mod tcmu_runner;
 mod vectors;
+mod writable;

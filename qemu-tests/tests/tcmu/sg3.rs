@@ -116,7 +116,7 @@ fn check_write_same_and_unmap(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
         "cd {SCRATCH}; yes 0123456789abcde | tr -d '\\n' | head -c 512 >block"
     ))?;
     let read = |skip: u32, count: u32| {
-        format!("dd if={disk} skip={skip} count={count} iflag=direct status=none")
+        format!("dd if={disk} of=read skip={skip} count={count} iflag=direct status=none")
     };
     let write = format!("sg_write_same --in=block --lba=8 --num=16 {disk}");
     ends_with(host, 0, &write)?;
@@ -133,9 +133,9 @@ fn check_write_same_and_unmap(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
     ] {
         ends_with(host, 0, &format!("{command} {disk}"))?;
     }
-    let zeros = format!("{} | cmp -n 7168 - /dev/zero", read(8, 14));
+    let zeros = format!("{} && head -c 7168 /dev/zero | cmp - read", read(8, 14));
     ends_with(host, 0, &zeros)?;
-    let rest = format!("cat block block | cmp - <({})", read(22, 2));
+    let rest = format!("{} && cat block block | cmp - read", read(22, 2));
     ends_with(host, 0, &rest).map(drop)
 }
 
