@@ -90,8 +90,13 @@ impl Devices {
             self.detach(uio.number);
         }
         let name = uio.name.clone();
+        let number = uio.number;
         let attached = self.open(uio);
         tell(&name, &attached);
+        if attached.is_ok() && !self.table().contains_key(&number) {
+            // It was removed meanwhile.
+            outcome::forget(&name);
+        }
         attached
     }
 

@@ -2,6 +2,11 @@
 //! that VMs run as many at a time as the test runner has threads.
 #![cfg(test)]
 
+mod containers;
+mod operator;
+mod scene;
+mod sg3;
 mod systemd;
 mod tcmu_runner;
 mod vectors;
+mod writable;

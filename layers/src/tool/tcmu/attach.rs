@@ -3,13 +3,13 @@
 //! obd attach -> **attach** -> host
 //!
 //! - what was made is removed in reverse when a later step fails; what stays is named;
-//! - `enable` is written only while a daemon serves: it waits for the daemon's answer without end.
+//! - nothing here waits for the daemon without end: the kernel, whose `enable` would, is told not to wait for
+//!   answers; how the daemon got on is in a file of its own (`OUTCOMES`).
 //!
 //! Source: format reference 8.1.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::device::{self, BlockDevice};
@@ -64,7 +64,6 @@ pub fn attach(host: &Host, config: &Path, options: &AttachOptions) -> Result<Att
         host,
         deadline: Instant::now() + options.timeout,
         undo: Vec::new(),
-        is_stuck: false,
     };
     let made = making.backstore(&name, &dev_config, options, &image);
     match made.and_then(|core| making.unit(&name, &core)) {
@@ -103,8 +102,6 @@ struct Making<'a> {
     host: &'a Host,
     deadline: Instant,
     undo: Vec<Undo>,
-    /// The kernel still waits for an answer to `enable`, and holds the backstore.
-    is_stuck: bool,
 }
 
 impl Making<'_> {
@@ -140,53 +137,54 @@ impl Making<'_> {
         )?;
         let area = format!("max_data_area_mb={}", options.data_area_mb);
         host.write("set size of the data area", &control, &area)?;
-        self.enable(&core, image)?;
+        // Another TCMU daemon of the host might answer before ours does.
+        host.write("wait for no answers", &control, "nl_reply_supported=-1")?;
+        let outcome = host.outcome(&format!("user_{HBA}"), name);
+        host::forget("forget an earlier outcome", &outcome)?;
+        self.enable(&core)?;
+        self.wait_for_daemon(&outcome, &core, image)?;
         let time_out = core.join("attrib/cmd_time_out");
         host.write("set time of commands", &time_out, COMMAND_SECONDS)?;
         Ok(core)
     }
 
-    fn enable(&mut self, core: &Path, image: &ImageConfig) -> Result<()> {
+    fn enable(&self, core: &Path) -> Result<()> {
         let path = core.join("enable");
-        let error = loop {
-            match self.write_in_time(&path) {
+        loop {
+            match self.host.try_write(&path, "1") {
                 Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => break error,
+                // While a daemon starts.
                 Err(error)
                     if error.raw_os_error() == Some(libc::EAGAIN)
                         && pause(AGAIN, self.deadline) => {}
-                Err(error) => break error,
+                Err(error) => return Err(failed("enable device", &path, error)),
             }
-        };
-        let told = match host::read(&image.result_file) {
-            Some(told) if !told.is_empty() && told != "success" => {
-                format!("; {} says: {told}", image.result_file.display())
-            }
-            _ => "; the daemon's log says why".to_owned(),
-        };
-        let detail = format!("the daemon did not open the image: {error}{told}");
-        let error = Error::new(ErrorKind::Io, "enable device", detail);
-        Err(error.in_file(path.display().to_string()))
+        }
     }
 
-    /// The kernel answers this write when the daemon does: a thread waits for it.
-    fn write_in_time(&mut self, path: &Path) -> io::Result<()> {
-        let (sender, answer) = mpsc::sync_channel(1);
-        let (host, path) = (self.host.clone(), path.to_owned());
-        std::thread::Builder::new()
-            .name("enable".to_owned())
-            .spawn(move || {
-                // Nobody listens any more when the deadline has passed.
-                drop(sender.send(host.try_write(&path, "1")));
-            })?;
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        answer.recv_timeout(left).unwrap_or_else(|_| {
-            self.is_stuck = true;
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no answer within --timeout",
-            ))
-        })
+    fn wait_for_daemon(&self, outcome: &Path, core: &Path, image: &ImageConfig) -> Result<()> {
+        let told = until(self.deadline, || host::read(outcome));
+        let refuse = |kind, detail: String| {
+            let error = Error::new(kind, "open image", detail);
+            Err(error.in_file(core.display().to_string()))
+        };
+        match told.as_deref() {
+            Some("success") => Ok(()),
+            Some(failed) => {
+                let reason = failed.strip_prefix("failed: ").unwrap_or(failed);
+                let result = host::read(&image.result_file).unwrap_or_default();
+                let result = match result.strip_prefix("failed:") {
+                    Some(short) if !short.is_empty() => format!(" ({short})"),
+                    _ => String::new(),
+                };
+                refuse(ErrorKind::Io, format!("the daemon says: {reason}{result}"))
+            }
+            None => refuse(
+                ErrorKind::Busy,
+                "no answer of overlaybd-tcmu within --timeout: its log, and `obd doctor`, say more"
+                    .to_owned(),
+            ),
+        }
     }
 
     /// The logical unit that makes the backstore a disk of this host.
@@ -252,12 +250,6 @@ impl Making<'_> {
 
     /// Removes what was made, newest first, and says what stays.
     fn give_up(self, error: Error, name: &str) -> Error {
-        if self.is_stuck {
-            // Removing it would wait for the same answer.
-            let detail =
-                format!("{error}; {name} stays: obd doctor --unstick, then obd detach {name}");
-            return Error::new(error.kind(), "attach", detail);
-        }
         for made in self.undo.iter().rev() {
             let (path, done) = match made {
                 Undo::Dir(path) => (path, self.host.remove_dir("remove", path)),

@@ -6,11 +6,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::device::{self, Device};
 use super::host::{self, Host, failed};
 use super::usage;
+use super::waiting::until;
 use crate::{Error, ErrorKind, Result};
+
+/// Time for the daemon to close the image: it flushes it.
+const CLOSE_TIME: Duration = Duration::from_secs(60);
 
 /// How to detach.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,7 +47,14 @@ pub fn detach(host: &Host, device: &Device, options: DetachOptions) -> Result<()
     for directory in &device.loopbacks {
         remove_loopback(host, directory, device)?;
     }
-    host.remove_dir("remove device", &device.core)
+    host.remove_dir("remove device", &device.core)?;
+    // Who made it may have asked the kernel not to wait for the daemon; the image is free when the daemon says so.
+    let outcome = host.outcome(&device.hba, &device.name);
+    let is_closed = || (!outcome.exists() || host.daemon().is_none()).then_some(());
+    until(Instant::now() + CLOSE_TIME, is_closed).ok_or_else(|| {
+        let detail = "the device is gone, but the daemon still holds the image";
+        Error::new(ErrorKind::Busy, "detach", detail).in_file(outcome.display().to_string())
+    })
 }
 
 fn flush(node: &Path) -> std::io::Result<()> {

@@ -55,7 +55,7 @@ pub fn examine(host: &Host) -> Vec<Check> {
     checks.push(check_configfs(host));
     checks.push(check_root(host));
     checks.push(check_daemon(host));
-    checks.push(check_netlink(host));
+    checks.extend(check_netlink(host));
     checks.push(check_files(host));
     checks.extend(check_devices(host));
     checks
@@ -132,15 +132,15 @@ fn check_daemon(host: &Host) -> Check {
     }
 }
 
-fn check_netlink(host: &Host) -> Check {
-    let parameter = host.path("/sys/module/target_core_user/parameters/block_netlink");
-    let is_blocked =
-        host::read(&parameter).is_some_and(|value| matches!(value.as_str(), "1" | "Y"));
-    let bad = is_blocked.then(|| {
+/// Nothing without the module, which has a check of its own.
+fn check_netlink(host: &Host) -> Option<Check> {
+    let module = host.path("/sys/module/target_core_user");
+    let state = host::read(&module.join("parameters/block_netlink"));
+    let bad = (state.as_deref() == Some("blocked")).then(|| {
         "blocked by a daemon that died while it started: start overlaybd-tcmu, or obd doctor --unstick"
             .to_owned()
     });
-    Check::of("netlink", bad, "open")
+    module.is_dir().then(|| Check::of("netlink", bad, "open"))
 }
 
 fn check_files(host: &Host) -> Check {

@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::DAEMON_LOCK;
 use super::tree::{RealTree, Tree};
+use super::{DAEMON_LOCK, OUTCOMES, outcome_name};
 use crate::{Error, Result};
 
 /// A host: its `/sys`, `/proc`, `/dev` and `/run`.
@@ -88,6 +88,11 @@ impl Host {
         self.tree.write(path, value)
     }
 
+    /// Where the daemon tells how it got on with a device.
+    pub(super) fn outcome(&self, hba: &str, device: &str) -> PathBuf {
+        self.path(OUTCOMES).join(outcome_name(hba, device))
+    }
+
     pub(super) fn link(&self, step: &'static str, target: &Path, path: &Path) -> Result<()> {
         self.tree
             .link(target, path)
@@ -130,4 +135,12 @@ pub(super) fn names(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Removes an ordinary file, if it is there.
+pub(super) fn forget(step: &'static str, path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(step, path, error)),
+        _ => Ok(()),
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::ErrorKind;
 
 #[derive(Debug)]
 struct FakeTree {
@@ -17,6 +18,8 @@ struct FakeTree {
     steps: Mutex<Vec<String>>,
     /// A step whose text ends with this fails, with this errno.
     fails: Mutex<Option<(String, i32)>>,
+    /// What the daemon tells when a device is enabled.
+    outcome: Mutex<Option<&'static str>>,
 }
 
 impl FakeTree {
@@ -47,6 +50,18 @@ impl Tree for FakeTree {
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.step("rmdir", path)?;
+        if path
+            .parent()
+            .is_some_and(|hba| hba.ends_with(format!("user_{HBA}")))
+        {
+            let name = outcome_name(
+                &format!("user_{HBA}"),
+                path.file_name().unwrap().to_str().unwrap(),
+            );
+            drop(fs::remove_file(
+                self.root.join("run/overlaybd-tcmu").join(name),
+            ));
+        }
         fs::remove_dir_all(path)
     }
 
@@ -66,6 +81,16 @@ impl Tree for FakeTree {
             fs::create_dir_all(path.with_file_name("attrib"))?;
             fs::write(path.with_file_name("attrib").join("dev_config"), config)?;
         }
+        if path.ends_with("enable") {
+            let (core, told) = (path.parent().unwrap(), self.outcome.lock().unwrap());
+            let name = core.file_name().unwrap().to_str().unwrap();
+            let hba = core.parent().unwrap().file_name().unwrap();
+            let file = outcome_name(hba.to_str().unwrap(), name);
+            fs::create_dir_all(self.root.join("run/overlaybd-tcmu"))?;
+            if let Some(told) = *told {
+                fs::write(self.root.join("run/overlaybd-tcmu").join(file), told)?;
+            }
+        }
         Ok(())
     }
 }
@@ -84,6 +109,7 @@ impl Scene {
             root: dir.path().to_owned(),
             steps: Mutex::default(),
             fails: Mutex::default(),
+            outcome: Mutex::new(Some("success")),
         });
         let host = Host::new(
             dir.path().to_owned(),
@@ -178,6 +204,7 @@ fn attach_takes_the_steps_of_the_snapshotter_and_detach_takes_them_back() {
             config.display()
         ),
         format!("write max_data_area_mb=4 to {core}/control"),
+        format!("write nl_reply_supported=-1 to {core}/control"),
         format!("write 1 to {core}/enable"),
         format!("write 2147483 to {core}/attrib/cmd_time_out"),
         format!("mkdir {target}/loopback"),
@@ -229,11 +256,29 @@ fn whatever_step_fails_nothing_stays() {
 }
 
 #[test]
-fn a_refused_enable_shows_the_result_file() {
+fn what_the_daemon_says_against_an_image_is_shown_and_nothing_stays() {
     let scene = Scene::new();
-    scene.fail("enable", libc::ENOENT);
+    *scene.tree.outcome.lock().unwrap() = Some("failed: open layer: /l: gone");
     let error = scene.attach().unwrap_err().to_string();
+    assert!(error.contains("open layer: /l: gone"), "{error}");
     assert!(error.contains("failed to open layer 1"), "{error}");
+    assert_eq!(scene.left(), 0);
+}
+
+#[test]
+fn a_daemon_that_says_nothing_is_not_waited_for_without_end() {
+    let scene = Scene::new();
+    *scene.tree.outcome.lock().unwrap() = None;
+    let options = AttachOptions {
+        name: None,
+        dev_id: None,
+        data_area_mb: 4,
+        timeout: Duration::from_millis(50),
+    };
+    let error = attach(&scene.host, &scene.config(), &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.to_string().contains("--timeout"), "{error}");
+    assert_eq!(scene.left(), 0);
 }
 
 #[test]
@@ -319,15 +364,17 @@ fn the_doctor_says_what_is_missing_and_what_is_there() {
             .state
     };
     assert_eq!(state(&scene, "target_core_user"), CheckState::Bad);
+    let mut checks = examine(&scene.host).into_iter();
+    assert!(checks.all(|check| check.name != "netlink"));
     scene.put(
         "sys/module/target_core_user/parameters/block_netlink",
-        "0\n",
+        "unblocked\n",
     );
     assert_eq!(state(&scene, "target_core_user"), CheckState::Good);
     assert_eq!(state(&scene, "netlink"), CheckState::Good);
     scene.put(
         "sys/module/target_core_user/parameters/block_netlink",
-        "1\n",
+        "blocked\n",
     );
     assert_eq!(state(&scene, "netlink"), CheckState::Bad);
     assert_eq!(state(&scene, "daemon"), CheckState::Good);

@@ -1,0 +1,138 @@
+//! Writable disks under file systems, fio and discards.
+
+use anyhow::Result;
+use qemu_tests::host_vm::{HostVm, PROGRAMS, SCRATCH};
+use qemu_tests::lab::Lab;
+use serde_json::Value;
+
+use crate::scene;
+
+const MIB: u64 = 1 << 20;
+
+/// Two jobs write and check their halves at random; the disk is its own reference afterwards.
+const FIO: &str = "fio --name=verify --ioengine=libaio --direct=1 --iodepth=16 --rw=randwrite \
+    --bsrange=512-64k --blockalign=512 --size=24M --offset_increment=512M --numjobs=2 --norandommap=0 \
+    --verify=crc32c --do_verify=1 --verify_fatal=1 --group_reporting --minimal";
+
+/// What `obd info` says of a writable layer, and the bytes that its data file takes.
+#[derive(Debug)]
+struct Layer {
+    on_host: u64,
+    used: u64,
+}
+
+fn layer(host: &mut HostVm<'_>, name: &str) -> Result<Layer> {
+    let info = host.run(&format!(
+        "cd {SCRATCH} && sync && {PROGRAMS}/obd --json info {name}.data {name}.index"
+    ))?;
+    let info: Value = serde_json::from_str(&info)?;
+    let number = |field: &str| {
+        let value = info.pointer(&format!("/0/{field}"));
+        value
+            .and_then(Value::as_u64)
+            .unwrap_or_else(|| panic!("no {field} in {info}"))
+    };
+    Ok(Layer {
+        on_host: number("on_host_bytes"),
+        used: number("used_bytes"),
+    })
+}
+
+#[test]
+fn random_writes_verify_and_survive_detaching() -> Result<()> {
+    Lab::run(|lab| {
+        let mut host = scene::boot_serving(lab.container_host("fio"))?;
+        for (name, options) in [("log", ""), ("sparse", "-s")] {
+            let config = scene::empty_disk(&mut host, name, options, 1)?;
+            let disk = scene::attach(&mut host, &config)?;
+            host.run(&format!("cd /run && {FIO} --filename={disk} 2>&1"))?;
+            let hash = scene::nonzero_mib(&mut host, &disk)?;
+            assert!(
+                hash.as_object().is_some_and(|hash| hash.len() > 24),
+                "{hash}"
+            );
+            scene::detach(&mut host, &disk)?;
+            let disk = scene::attach(&mut host, &config)?;
+            assert_eq!(scene::nonzero_mib(&mut host, &disk)?, hash, "{name}");
+            host.run(&format!(
+                "cd /run && {FIO} --verify_only --filename={disk} 2>&1"
+            ))?;
+            scene::detach(&mut host, &disk)?;
+        }
+        host.shut_down()
+    })
+}
+
+#[test]
+fn file_systems_on_both_kinds_of_upper_stay_whole_and_give_back_space() -> Result<()> {
+    Lab::run(|lab| {
+        let mut host = scene::boot_serving(lab.container_host("file-systems"))?;
+        for (name, options, make, check) in [
+            ("ext4", "-s", "mkfs.ext4 -q", "e2fsck -fn"),
+            ("xfs", "", "mkfs.xfs -q", "xfs_repair -n"),
+        ] {
+            let config = scene::empty_disk(&mut host, name, options, 1)?;
+            let disk = scene::attach(&mut host, &config)?;
+            host.run(&format!("{make} {disk} && mount -o discard {disk} /mnt"))?;
+            use_file_system(&mut host)?;
+            let full = layer(&mut host, name)?;
+            host.run("rm /mnt/big && sync && fstrim /mnt")?;
+            let trimmed = layer(&mut host, name)?;
+            check_less(&full, &trimmed, name == "ext4");
+            host.run("umount /mnt")?;
+            host.run(&format!("{check} {disk} 2>&1"))?;
+            scene::detach(&mut host, &disk)?;
+            let disk = scene::attach(&mut host, &config)?;
+            host.run(&format!(
+                "mount {disk} /mnt && cd /mnt && sha256sum -c /run/sums"
+            ))?;
+            host.run("umount /mnt")?;
+            check_discard_of_all(&mut host, &disk, name)?;
+            scene::detach(&mut host, &disk)?;
+        }
+        host.shut_down()
+    })
+}
+
+/// A tree that is copied, a big file with a hole punched into it; their hashes are in `/run/sums`.
+fn use_file_system(host: &mut HostVm<'_>) -> Result<()> {
+    host.run(
+        "set -e
+         cd /mnt
+         cp -a /usr/sbin tree
+         head -c 96M /dev/urandom >big
+         head -c 8M /dev/urandom >punched
+         sync
+         fallocate -p -o 1M -l 4M punched
+         [ $(head -c 5M punched | tail -c 4M | tr -d '\\0' | wc -c) = 0 ]
+         rm -r tree/x*; cp -a /usr/sbin/xfs* tree/ 2>/dev/null || true
+         find tree punched -type f -exec sha256sum {} + >/run/sums
+         sync",
+    )
+    .map(drop)
+}
+
+/// The disk uses less; a sparse upper gives the space back to the host, an append-only one has garbage instead.
+fn check_less(full: &Layer, trimmed: &Layer, is_sparse: bool) {
+    let text = format!("{full:?} {trimmed:?}");
+    assert!(trimmed.used + 90 * MIB < full.used, "{text}");
+    if is_sparse {
+        assert!(trimmed.on_host + 90 * MIB < full.on_host, "{text}");
+    } else {
+        assert!(trimmed.on_host >= full.on_host, "{text}");
+    }
+}
+
+fn check_discard_of_all(host: &mut HostVm<'_>, disk: &str, name: &str) -> Result<()> {
+    host.run(&format!("blkdiscard -f {disk}"))?;
+    let left = layer(host, name)?;
+    assert_eq!(left.used, 0, "{left:?}");
+    let nothing = serde_json::json!({});
+    assert_eq!(scene::nonzero_mib(host, disk)?, nothing);
+    // Zeroing without discarding.
+    host.run(&format!(
+        "blkdiscard -z -o 1M -l 3M {disk} && blkdiscard -z {disk}"
+    ))?;
+    assert_eq!(scene::nonzero_mib(host, disk)?, nothing);
+    Ok(())
+}
