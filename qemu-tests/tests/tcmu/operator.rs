@@ -14,7 +14,7 @@ const TIMEOUT_SECONDS: u64 = 3;
 /// Runs `obd`, which must end with `status`; returns what it said on both outputs.
 fn obd(host: &mut HostVm<'_>, status: i32, arguments: &str) -> Result<String> {
     host.run(&format!(
-        "cd {SCRATCH}; {PROGRAMS}/obd {arguments} 2>&1; status=$?; \
+        "ulimit -n 1048576; cd {SCRATCH}; {PROGRAMS}/obd {arguments} 2>&1; status=$?; \
          [ $status = {status} ] || {{ echo \"status $status\"; exit 1; }}"
     ))
 }
