@@ -14,7 +14,7 @@ const TIMEOUT_SECONDS: u64 = 3;
 /// Runs `obd`, which must end with `status`; returns what it said on both outputs.
 fn obd(host: &mut HostVm<'_>, status: i32, arguments: &str) -> Result<String> {
     host.run(&format!(
-        "cd {SCRATCH}; {PROGRAMS}/obd {arguments} 2>&1; status=$?; \
+        "ulimit -n 1048576; cd {SCRATCH}; {PROGRAMS}/obd {arguments} 2>&1; status=$?; \
          [ $status = {status} ] || {{ echo \"status $status\"; exit 1; }}"
     ))
 }
@@ -41,10 +41,12 @@ fn a_good_host_is_told_to_be_good_and_a_device_goes_through_its_life() -> Result
         let disk = obd(&mut host, 0, "attach --name=web --dev-id=7 native.json")?;
         let again = obd(&mut host, 1, "attach --name=web native.json")?;
         expect(&again, &["web is attached already"]);
-        host.run(&format!("mount -o ro {disk} /mnt"))?;
+        host.run(&format!(
+            "mkdir /run/image && mount -o ro {disk} /run/image"
+        ))?;
         let line = [
             "web",
-            "/mnt",
+            "/run/image",
             "overlaybd-tcmu",
             "ro",
             "native.json;7",
@@ -52,8 +54,8 @@ fn a_good_host_is_told_to_be_good_and_a_device_goes_through_its_life() -> Result
         ];
         expect(&obd(&mut host, 0, "ls")?, &line);
         let refused = obd(&mut host, 1, &format!("detach {disk}"))?;
-        expect(&refused, &["mounted at /mnt"]);
-        host.run("ls /mnt/app && umount /mnt")?;
+        expect(&refused, &["mounted at /run/image"]);
+        host.run("ls /run/image/app && umount /run/image")?;
         let gone = obd(&mut host, 0, &format!("detach {disk}"))?;
         assert_eq!(gone, "web: detached");
         expect(&obd(&mut host, 1, "detach web")?, &["web"]);

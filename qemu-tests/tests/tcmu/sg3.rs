@@ -120,11 +120,8 @@ fn check_write_same_and_unmap(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
     };
     let write = format!("sg_write_same --in=block --lba=8 --num=16 {disk}");
     ends_with(host, 0, &write)?;
-    let same = format!(
-        "for i in $(seq 16); do cat block; done | cmp - <({})",
-        read(8, 16)
-    );
-    ends_with(host, 0, &same)?;
+    let same = "for i in $(seq 16); do cat block; done | cmp - read";
+    ends_with(host, 0, &format!("{} && {same}", read(8, 16)))?;
     for command in [
         "sg_write_same --16 --unmap --in=/dev/zero --xferlen=512 --lba=8 --num=8",
         "sg_write_same --16 --ndob --lba=16 --num=4",
@@ -133,10 +130,10 @@ fn check_write_same_and_unmap(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
     ] {
         ends_with(host, 0, &format!("{command} {disk}"))?;
     }
-    let zeros = format!("{} && head -c 7168 /dev/zero | cmp - read", read(8, 14));
-    ends_with(host, 0, &zeros)?;
-    let rest = format!("{} && cat block block | cmp - read", read(22, 2));
-    ends_with(host, 0, &rest).map(drop)
+    let zeros = "head -c 7168 /dev/zero | cmp - read";
+    ends_with(host, 0, &format!("{} && {zeros}", read(8, 14)))?;
+    let rest = "cat block block | cmp - read";
+    ends_with(host, 0, &format!("{} && {rest}", read(22, 2))).map(drop)
 }
 
 fn check_refusals(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
@@ -180,7 +177,6 @@ fn check_read_only(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
     }
     host.run(&format!(
         "! dd if=/dev/zero of={disk} bs=4096 count=1 status=none"
-    ))?;
-    host.run(&format!("! mount -o rw {disk} /mnt 2>&1"))
-        .map(drop)
+    ))
+    .map(drop)
 }

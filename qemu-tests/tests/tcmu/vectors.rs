@@ -32,19 +32,21 @@ fn an_image_attached_by_hand_or_by_obd_has_its_recorded_bytes() -> Result<()> {
 
 /// The tree has what the topmost tar has, with owners, modes and times, and not what that tar takes away.
 fn check_tree(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
-    host.run(&format!("mount -o ro {disk} /mnt"))?;
+    host.run(&format!(
+        "mkdir /run/image && mount -o ro {disk} /run/image"
+    ))?;
     let tar = format!("{DATA}/oci/layer2.tar.gz");
     let compared = host.run(&format!(
-        "cd /mnt && tar --compare --numeric-owner --exclude='.wh.*' -zf {tar} 2>&1"
+        "cd /run/image && tar --compare --numeric-owner --exclude='.wh.*' -zf {tar} 2>&1"
     ))?;
     assert_eq!(compared, "");
     let whiteouts = host.run(&format!(
-        "cd /mnt && for path in $(tar -tzf {tar} | grep '/\\.wh\\.[^.]' | sed 's,\\.wh\\.,,'); do
+        "cd /run/image && for path in $(tar -tzf {tar} | grep '/\\.wh\\.[^.]' | sed 's,\\.wh\\.,,'); do
              ls -d $path 2>&1 | grep -q 'No such file' && echo gone
          done"
     ))?;
     assert_eq!(whiteouts, "gone");
-    host.run("umount /mnt").map(drop)
+    host.run("umount /run/image").map(drop)
 }
 
 #[test]

@@ -210,6 +210,8 @@ impl Making<'_> {
             .path("/sys/block")
             .join(&block.name)
             .join("device/timeout");
+        // The disk shows up under its SCSI address before it does here. Should it never, the write says so.
+        until(self.deadline, || timeout.exists().then_some(())).unwrap_or_default();
         host.write("set time of SCSI commands", &timeout, COMMAND_SECONDS)?;
         let node = host.path("/dev").join(&block.name);
         until(self.deadline, || node.exists().then_some(())).ok_or_else(|| {

@@ -119,6 +119,7 @@ impl Scene {
             "sys/kernel/config/target",
             "sys/class/scsi_device/3:0:1:0/device/block/sdq",
             "sys/block/sdq/holders",
+            "sys/block/sdq/device",
             "proc/self",
             "run",
             "dev",
@@ -129,6 +130,7 @@ impl Scene {
         put("sys/block/sdq/dev", "65:0\n");
         put("sys/block/sdq/size", "2048\n");
         put("sys/block/sdq/ro", "1\n");
+        put("sys/block/sdq/device/timeout", "30\n");
         put("sys/block/sdq/stat", " 7 0 0 0 9 0 0 0 2 0 0\n");
         put("dev/sdq", "");
         put("run/overlaybd-tcmu.lock", "4711\n");
