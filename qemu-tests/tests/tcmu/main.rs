@@ -2,5 +2,10 @@
 //! that VMs run as many at a time as the test runner has threads.
 #![cfg(test)]
 
+mod coexistence;
+mod outage;
+mod restart;
+mod scale;
+mod shell;
 mod tcmu_runner;
 mod vectors;
