@@ -29,7 +29,7 @@ const DETACH_FOUR: &str = "
 
 #[test]
 fn a_daemon_that_is_killed_again_and_again_costs_no_byte() -> Result<()> {
-    let kills = number("OBD_KILLS", 20);
+    let kills = number("OBD_KILLS", 8);
     Lab::run(|lab| {
         let mut host = boot(lab.container_host("killed"))?;
         script(&mut host, 60, "start_daemon")?;
