@@ -89,10 +89,6 @@ pub(crate) fn number(variable: &str, default: u64) -> u64 {
 }
 
 /// Shows the figures of a test that are for people.
-#[expect(
-    clippy::print_stderr,
-    reason = "the test runner shows it with --nocapture"
-)]
 pub(crate) fn tell(figures: &str) {
     eprintln!("{figures}");
 }
