@@ -43,7 +43,7 @@ no_devices() { [ -z "$(ls /sys/class/uio)" ]; }
 load() {
     (
         while [ ! -e /run/stop ]; do
-            fio --name=$1 --filename=$2 --rw=randwrite --bsrange=4k-64k --size=24m --ioengine=libaio --iodepth=8 --direct=1 \
+            fio --name=$1 --filename=$2 --rw=randwrite --bsrange=4k-64k --size=6m --ioengine=libaio --iodepth=8 --direct=1 \
                 --verify=crc32c --verify_fatal=1 --verify_backlog=64 --group_reporting >/run/fio.$1 2>&1 ||
                 { cat /run/fio.$1 >/run/load.$1; exit; }
             echo >>/run/rounds.$1
