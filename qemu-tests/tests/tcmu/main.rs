@@ -2,10 +2,15 @@
 //! that VMs run as many at a time as the test runner has threads.
 #![cfg(test)]
 
+mod coexistence;
 mod containers;
 mod operator;
+mod outage;
+mod restart;
+mod scale;
 mod scene;
 mod sg3;
+mod shell;
 mod systemd;
 mod tcmu_runner;
 mod vectors;

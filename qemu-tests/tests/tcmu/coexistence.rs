@@ -1,0 +1,74 @@
+//! Our daemon and tcmu-runner on one host: ours answers only its own devices.
+//!
+//! tcmu-runner answers every event, and refuses devices of other handlers; the kernel takes the first answer. So a
+//! device of ours is made while it does not run: what is tested is that both serve side by side.
+
+use anyhow::Result;
+use qemu_tests::host_vm::SCRATCH;
+use qemu_tests::lab::Lab;
+
+use crate::shell::{boot, script};
+
+#[test]
+fn a_restart_of_one_daemon_does_not_disturb_the_devices_of_the_other() -> Result<()> {
+    Lab::run(|lab| {
+        let mut host = boot(lab.container_host("both"))?;
+        script(
+            &mut host,
+            60,
+            "start_daemon; writable ours -s; truncate -s 64M $scratch/theirs.raw
+            obd attach $scratch/ours.json >/run/ours || fail attach
+            load ours $(cat /run/ours)",
+        )?;
+        host.start_tcmu_runner()?;
+        // Ours must not refuse what is not its own.
+        for number in 1..=5 {
+            script(
+                &mut host,
+                20,
+                &format!("truncate -s 1M $scratch/more{number}.raw"),
+            )?;
+            let config = format!("qcow/{SCRATCH}/more{number}.raw");
+            host.attach_target(number, &config, &["dev_size=1048576"])?;
+        }
+        let config = format!("qcow/{SCRATCH}/theirs.raw");
+        let theirs = host.attach_target(0, &config, &["dev_size=67108864"])?;
+        script(
+            &mut host,
+            120,
+            &format!(
+                "load theirs {theirs}
+                [ $(ls -l /proc/$(pid)/fd | grep -c /dev/uio) = 1 ] || fail \"ours: $(obd ls)\"
+                for turn in 1 2 3; do
+                    kill_daemon
+                    rounds=$(cat /run/rounds.theirs | wc -l)
+                    further() {{ [ $(cat /run/rounds.theirs | wc -l) -gt $rounds ]; }}
+                    within 60 further
+                    start_daemon
+                done
+                [ $(grep -c 'ready; 1 devices' $log) = 3 ] || fail 'a device was lost'"
+            ),
+        )?;
+        script(
+            &mut host,
+            60,
+            "touch /run/stop; within 60 loads_ended theirs ours; end_loads theirs ours
+            rm /run/rounds.ours /run/load.ours; load ours $(cat /run/ours)",
+        )?;
+        for number in 0..=5 {
+            host.detach_target(number)?;
+        }
+        script(
+            &mut host,
+            100,
+            "runner=$(cat /run/tcmu-runner.pid); kill -9 $runner; within 10 gone $runner
+            further() { [ -s /run/rounds.ours ]; }
+            within 60 further
+            end_loads ours
+            timeout 60 obd detach $(cat /run/ours) || fail detach
+            no_devices || fail 'devices stay'
+            quiet_log",
+        )?;
+        host.shut_down()
+    })
+}

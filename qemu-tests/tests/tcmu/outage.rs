@@ -1,0 +1,104 @@
+//! No daemon, or no image: nothing hangs for ever, and the tools say what to do.
+
+use anyhow::Result;
+use qemu_tests::host_vm::DATA;
+use qemu_tests::lab::Lab;
+
+use crate::shell::{boot, script};
+
+#[test]
+fn a_device_without_its_image_fails_alone_and_comes_back() -> Result<()> {
+    Lab::run(|lab| {
+        lab.expect_in_logs("I/O error");
+        let mut host = boot(lab.container_host("missing"))?;
+        script(
+            &mut host,
+            90,
+            &format!(
+                "cp {DATA}/layer.obd $scratch/one.obd; cp {DATA}/layer.obd $scratch/two.obd
+                read_only one $scratch/one.obd; read_only two $scratch/two.obd
+                start_daemon
+                obd attach $scratch/one.json >/run/one && obd attach $scratch/two.json >/run/two || fail attach
+                kill_daemon; mv $scratch/one.obd $scratch/away; start_daemon"
+            ),
+        )?;
+        script(
+            &mut host,
+            90,
+            "before=$(date +%s)
+            timeout 60 dd if=$(cat /run/one) of=/dev/null bs=4k count=1 iflag=direct 2>&1; [ $? = 1 ] || fail 'the read did not fail'
+            echo \"failed after $(($(date +%s) - before)) s\"
+            grep -q \"one.*its I/O fails until the image opens\" $log || fail 'the log does not say so'
+            timeout 20 dd if=$(cat /run/two) bs=4k count=16 iflag=direct status=none of=/dev/null || fail 'the other device'",
+        )
+        .map(|told| crate::shell::tell(&told))?;
+        script(
+            &mut host,
+            90,
+            "mv $scratch/away $scratch/one.obd
+            reads() { timeout 10 dd if=$(cat /run/one) bs=4k count=16 iflag=direct status=none of=/dev/null; }
+            within 40 reads
+            cmp -n 65536 $(cat /run/one) $(cat /run/two) || fail 'other bytes'
+            kill_daemon; mv $scratch/one.obd $scratch/away; start_daemon
+            timeout 60 obd detach $(cat /run/one) || fail 'detach without image'
+            timeout 60 obd detach $(cat /run/two) || fail 'detach with image'
+            no_devices || fail 'devices stay'",
+        )?;
+        // The failed reads are in the kernel's log, which shutting down would complain of.
+        host.kill()
+    })
+}
+
+#[test]
+fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
+    Lab::run(|lab| {
+        lab.expect_in_logs("I/O error");
+        let mut host = boot(lab.container_host("dead"))?;
+        script(
+            &mut host,
+            90,
+            &format!(
+                "read_only one {DATA}/layer.obd; start_daemon
+                obd attach $scratch/one.json >/run/one || fail attach
+                obd doctor || fail 'doctor complains'
+                kill_daemon
+                obd ls | grep -w none || fail \"ls: $(obd ls)\"
+                obd doctor >/run/doctor; [ $? = 1 ] || fail 'doctor is content'
+                grep 'does not run' /run/doctor && grep 'no process serves it' /run/doctor || fail \"$(cat /run/doctor)\"
+                timeout 20 obd attach $scratch/one.json --name other 2>&1 | grep 'no overlaybd-tcmu serves' || fail 'attach without a daemon'"
+            ),
+        )?;
+        script(
+            &mut host,
+            90,
+            "dd if=$(cat /run/one) of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null & reader=$!
+            sleep 2; kill -0 $reader || fail 'the read does not wait'
+            obd doctor --unstick
+            within 60 gone $reader
+            timeout 60 obd detach $(cat /run/one) || fail detach
+            no_devices || fail 'devices stay'",
+        )?;
+        script(
+            &mut host,
+            90,
+            "hang() {
+                mkdir -p $core/user_7/$1; echo -n dev_config=overlaybd/$scratch/one.json >$core/user_7/$1/control
+                (echo 1 >$core/user_7/$1/enable) 2>/dev/null & enable=$!
+                sleep 1; kill -0 $enable || fail 'enable does not wait'
+            }
+            hang by-tool; obd doctor --unstick; within 20 gone $enable; timeout 20 rmdir $core/user_7/by-tool || fail 'rmdir by-tool'
+            hang by-daemon; start_daemon; within 20 gone $enable; timeout 20 rmdir $core/user_7/by-daemon || fail 'rmdir by-daemon'
+            no_devices || fail 'devices stay'
+            obd attach $scratch/one.json >/run/one && obd detach $(cat /run/one) || fail 'attach after that'",
+        )?;
+        script(
+            &mut host,
+            60,
+            "read_only bad $scratch/nothing.obd
+            timeout 50 obd attach $scratch/bad.json >/run/told 2>&1; [ $? = 1 ] || fail 'attach of a bad image'
+            grep 'bad.result says: failed' /run/told || fail \"no reason: $(cat /run/told)\"
+            no_devices && ! ls -d $core/user_*/*/enable 2>/dev/null || fail 'something stays'",
+        )?;
+        host.kill()
+    })
+}

@@ -1,0 +1,94 @@
+//! Shell functions that run in the container host: images, the daemon, its log.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use qemu_tests::host_vm::HostVm;
+
+/// The functions; the daemon's log is a file, for tests to look into.
+const FUNCTIONS: &str = r#"
+bin=/mnt/programs/bin scratch=/mnt/scratch log=/mnt/scratch/overlaybd.log core=/sys/kernel/config/target/core
+export PATH=$bin:$PATH
+fail() { echo "$@"; tail -n 30 $log; exit 1; }
+# within SECONDS COMMAND...: until it succeeds
+within() {
+    local try tries=$(($1 * 10)); shift
+    for try in $(seq $tries); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
+    fail "in vain: $*"
+}
+service_config() { echo "{\"logConfig\": {\"logLevel\": 1, \"logPath\": \"$log\"}}" >$scratch/overlaybd.json; touch $log; }
+# writable NAME [-s]: an empty disk of 1 GiB
+writable() {
+    overlaybd-create $2 $scratch/$1.data $scratch/$1.index 1 >/dev/null || fail "create $1"
+    echo "{\"repoBlobUrl\": \"\", \"lowers\": [], \"resultFile\": \"$scratch/$1.result\",
+        \"upper\": {\"data\": \"$scratch/$1.data\", \"index\": \"$scratch/$1.index\"}}" >$scratch/$1.json
+}
+# read_only NAME LAYER
+read_only() {
+    echo "{\"repoBlobUrl\": \"\", \"lowers\": [{\"file\": \"$2\"}], \"resultFile\": \"$scratch/$1.result\"}" >$scratch/$1.json
+}
+starts() { grep -c ' ready; ' $log; }
+started_since() { [ "$(starts)" -gt "$1" ]; }
+start_daemon() {
+    local before=$(starts)
+    overlaybd-tcmu $scratch/overlaybd.json >>/run/overlaybd-tcmu.err 2>&1 &
+    echo $! >/run/overlaybd-tcmu.pid
+    within 60 started_since $before
+}
+pid() { cat /run/overlaybd-tcmu.pid; }
+gone() { ! kill -0 $1 2>/dev/null; }
+kill_daemon() { local pid=$(pid); kill -9 $pid && within 20 gone $pid; }
+no_devices() { [ -z "$(ls /sys/class/uio)" ]; }
+# A checked load of one disk until /run/stop is there; its verdict is in /run/load.NAME
+load() {
+    (
+        while [ ! -e /run/stop ]; do
+            fio --name=$1 --filename=$2 --rw=randwrite --bsrange=4k-64k --size=6m --ioengine=libaio --iodepth=8 --direct=1 \
+                --verify=crc32c --verify_fatal=1 --verify_backlog=64 --group_reporting >/run/fio.$1 2>&1 ||
+                { cat /run/fio.$1 >/run/load.$1; exit; }
+            echo >>/run/rounds.$1
+        done
+        echo good >/run/load.$1
+    ) &
+}
+loads_ended() { local name; for name in "$@"; do [ -s /run/load.$name ] || return 1; done; }
+end_loads() {
+    local name
+    touch /run/stop
+    within 60 loads_ended "$@"
+    for name in "$@"; do
+        [ "$(cat /run/load.$name)" = good ] || fail "load of $name: $(cat /run/load.$name)"
+    done
+    rm /run/stop
+}
+quiet_log() { ! grep -e WARN -e ERROR -e panicked $log || fail "trouble in the log"; }
+"#;
+
+/// Bytes of the layer that read-only images are made of, by its path in the source.
+pub(crate) const LAYER: &str = "../layers/vectors/native/layer0.obd";
+
+/// Boots a host with [`LAYER`] in its data, and a service config; no daemon runs.
+pub(crate) fn boot<'lab>(builder: qemu_tests::host_vm::HostBuilder<'lab>) -> Result<HostVm<'lab>> {
+    let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join(LAYER);
+    let mut host = builder.file(&layer, "layer.obd").boot()?;
+    script(&mut host, 20, "service_config")?;
+    Ok(host)
+}
+
+/// Runs `text` with the functions; returns what it printed.
+pub(crate) fn script(host: &mut HostVm<'_>, seconds: u64, text: &str) -> Result<String> {
+    let name = text.lines().map(str::trim).find(|line| !line.is_empty());
+    host.run_within(seconds, &format!("{FUNCTIONS}\n{text}"))
+        .with_context(|| format!("script that begins with {name:?}"))
+}
+
+/// A number of the environment.
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
+    let given = std::env::var(variable).ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Shows the figures of a test that are for people.
+pub(crate) fn tell(figures: &str) {
+    eprintln!("{figures}");
+}
