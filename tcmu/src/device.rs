@@ -112,7 +112,16 @@ impl Device {
     /// # Errors
     /// `Kernel` when the device cannot be opened or its ring makes no sense.
     pub fn open(uio: Uio) -> Result<(Self, Taker), Error> {
-        let region = Arc::new(Region::open(uio.number)?);
+        let region = Region::open(uio.number)?;
+        Self::over(uio, region)
+    }
+
+    /// The same, over memory that is mapped already.
+    ///
+    /// # Errors
+    /// `Ring` when its ring makes no sense.
+    pub fn over(uio: Uio, region: impl Into<Arc<Region>>) -> Result<(Self, Taker), Error> {
+        let region = region.into();
         let (taker, completer) = ring::open(Arc::clone(&region))?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::io("make eventfd", error.into()))?;
