@@ -19,7 +19,7 @@ use layers::Service;
 use rustix::event::EventfdFlags;
 
 use crate::backstore::Backstore;
-use crate::disk::{BLOCK_BYTES, Disk};
+use crate::disk::{BLOCK_LEN, Disk};
 use crate::dispatch::RingThread;
 use crate::error::Error;
 use crate::ring::{self, Completer, Region, Taker};
@@ -114,11 +114,20 @@ impl Device {
     /// # Errors
     /// `Kernel` when the device cannot be opened or its ring makes no sense.
     pub fn open(uio: Uio) -> Result<(Self, Taker), Error> {
-        let region = Arc::new(Region::open(uio.number)?);
+        let region = Region::open(uio.number)?;
+        Self::over(uio, region)
+    }
+
+    /// The same, over memory that is mapped already.
+    ///
+    /// # Errors
+    /// `Ring` when its ring makes no sense.
+    pub fn over(uio: Uio, region: impl Into<Arc<Region>>) -> Result<(Self, Taker), Error> {
+        let region = region.into();
         let (taker, completer) = ring::open(Arc::clone(&region))?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::io("make eventfd", error.into()))?;
-        let transfer = region.len() / TRANSFER_SHARE / BLOCK_BYTES as usize;
+        let transfer = completer.data_bytes() / TRANSFER_SHARE / BLOCK_LEN;
         let transfer = transfer.clamp(*TRANSFER_BLOCKS.start(), *TRANSFER_BLOCKS.end());
         let serial = Backstore::of(&uio.name).serial();
         let shared = Shared {
@@ -198,7 +207,7 @@ impl Device {
     /// read may wait for a dead registry. False when some still are.
     pub fn stop(&self, deadline: Instant) -> bool {
         self.shared.close();
-        if let Err(error) = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()) {
+        if let Err(error) = rustix::io::write(&*self.stop, &[1; 8]) {
             log::error!("{}: {error}", self.shared.uio.name.device);
         }
         if self.thread().take().is_some_and(|it| it.join().is_err()) {

@@ -15,7 +15,10 @@ use crate::scsi;
 use crate::uio::UioName;
 
 /// The unit of SCSI addresses, in bytes.
-pub const BLOCK_BYTES: u64 = 512;
+pub const BLOCK_BYTES: u64 = BLOCK_LEN as u64;
+
+/// The same, of a buffer.
+pub(crate) const BLOCK_LEN: usize = 512;
 
 /// One disk.
 #[derive(Debug)]

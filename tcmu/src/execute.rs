@@ -12,7 +12,7 @@ use layers::{ErrorKind, Wait};
 
 use crate::data::Data;
 use crate::device::Shared;
-use crate::disk::Disk;
+use crate::disk::{BLOCK_LEN, Disk};
 use crate::gather::Gather;
 use crate::ring::{Command, DataRange, Status};
 use crate::scsi::{self, Action, ByteRange};
@@ -184,11 +184,11 @@ impl Job {
 
     /// Writes one block over and over, or zeros.
     fn write_same(&self, disk: &Disk, range: ByteRange, no_data_out: bool) -> Result<(), Status> {
-        let mut block = [0; crate::disk::BLOCK_BYTES as usize];
+        let mut block = [0; BLOCK_LEN];
         if !no_data_out && self.data().copy_out(&mut block) < block.len() {
             return Err(sense::short_data(disk));
         }
-        if block == [0; crate::disk::BLOCK_BYTES as usize] {
+        if block == [0; BLOCK_LEN] {
             return zero(disk, range);
         }
         let pattern = block.repeat(piece(range.len) / block.len());

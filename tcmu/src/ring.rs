@@ -89,6 +89,12 @@ impl Layout {
         self.start + usize::try_from(position).unwrap_or(0)
     }
 
+    /// Bytes from position `from` on to position `to`, over the ring's end if need be.
+    fn distance(&self, from: u32, to: u32) -> u32 {
+        to.checked_sub(from)
+            .unwrap_or_else(|| (self.len - from).saturating_add(to))
+    }
+
     /// `position` and `len` more.
     fn after(&self, position: u32, len: u32) -> u32 {
         // Both are at most the ring's length, whose double a position may not have.

@@ -185,7 +185,7 @@ mod tests {
             let (tokens, began) = (Arc::clone(&tokens), began.clone());
             workers.submit(Box::new(move || {
                 began.send(()).unwrap();
-                drop(tokens.lock().unwrap().recv());
+                assert!(tokens.lock().unwrap().recv().is_err());
             }));
         }
         for _ in 0..4 {

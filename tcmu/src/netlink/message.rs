@@ -168,7 +168,7 @@ impl<'a> Iterator for Messages<'a> {
 
     fn next(&mut self) -> Option<Message<'a>> {
         let len = usize::try_from(u32_at(self.0, 0)?).ok()?;
-        let bytes = self.0.get(..len.max(NLMSG_HEADER_BYTES))?;
+        let bytes = self.0.get(..len).filter(|_| len >= NLMSG_HEADER_BYTES)?;
         let kind = u16_at(bytes, 4)?;
         self.0 = self
             .0
@@ -321,6 +321,26 @@ mod tests {
         for len in 0..datagram.len() {
             let found = events(&datagram[..len], FAMILY);
             assert_eq!(found.len(), usize::from(len >= first), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_message_shorter_than_its_header_ends_the_datagram() {
+        for len in 0..16 {
+            let mut short = vec![0; 16];
+            short[0] = len;
+            let datagram = [added(1), short, added(2)].concat();
+            assert_eq!(events(&datagram, FAMILY), [expected(1)], "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn an_attribute_shorter_than_its_header_ends_the_message() {
+        for len in 0..4 {
+            let mut bytes = added(1);
+            bytes[HEADER_BYTES] = len;
+            let datagram = [bytes, added(2)].concat();
+            assert_eq!(events(&datagram, FAMILY), [expected(2)], "{len} bytes");
         }
     }
 

@@ -53,11 +53,18 @@ impl Completer {
         }
     }
 
+    /// Size of the data area, in bytes.
+    #[must_use]
+    pub fn data_bytes(&self) -> usize {
+        self.layout.data.len()
+    }
+
     /// Answers the command `id`; the kernel does not look before [`Region::notify`]. False when no such
-    /// command waits: the kernel would give up the device if it were told.
+    /// command waits, or none any more because somebody has reset the ring: the kernel would give up the
+    /// device if it were told.
     pub fn complete(&self, id: u16, status: Status) -> bool {
         let mut state = self.tail.lock();
-        if !state.answer(id, status) {
+        if !state.answer(id, status) || self.region.load(CMD_TAIL) != state.position {
             return false;
         }
         if state.keeps_order() {

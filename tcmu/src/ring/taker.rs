@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::entry::{self, Command, HEADER_BYTES, Header, Kind};
 use super::region::{DataRange, Region};
 use super::tail::Tail;
-use super::{ALIGN, CMD_HEAD, Layout, broken};
+use super::{ALIGN, CMD_HEAD, CMD_TAIL, Layout, broken};
 use crate::error::Error;
 
 /// What was in the ring.
@@ -79,7 +79,7 @@ impl Taker {
         let len_op = self.region.load(self.layout.place(self.cursor));
         let header = Header::parse(len_op).filter(|header| header.len <= written);
         match header {
-            Some(_) if head < ring && head.is_multiple_of(ALIGN) => Ok(header),
+            Some(_) if self.is_ahead(head) => Ok(header),
             _ => {
                 let detail = format!(
                     "an entry {len_op:#x} at {} of {ring}, with the head at {head}, makes no sense",
@@ -88,6 +88,17 @@ impl Taker {
                 Err(broken("take command", detail))
             }
         }
+    }
+
+    /// Is `head` a place that the kernel may have come to? It is not, or the tail is not where the last
+    /// answer left it, after somebody has reset the ring: what it has then are commands of long ago.
+    fn is_ahead(&self, head: u32) -> bool {
+        // Locked, because an answer moves the tail here and in the mailbox.
+        let state = self.tail.lock();
+        let tail = state.position;
+        let is_place = head < self.layout.len && head.is_multiple_of(ALIGN);
+        let taken = self.layout.distance(tail, self.cursor);
+        is_place && self.layout.distance(tail, head) > taken && self.region.load(CMD_TAIL) == tail
     }
 
     fn pass(&mut self, len: u32) {
