@@ -2,6 +2,7 @@
 //! that VMs run as many at a time as the test runner has threads.
 #![cfg(test)]
 
+mod snapshots;
 mod systemd;
 mod tcmu_runner;
 mod vectors;
