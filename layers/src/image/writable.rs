@@ -166,7 +166,8 @@ impl Writable {
     ) -> Result<()> {
         let upper = Upper::open(&new.data, &new.index)?;
         let size = upper.virtual_size_bytes();
-        // Most of it, while others still write.
+        // Most of it while others still write; then what they wrote in that time, which is little.
+        self.flush()?;
         self.flush()?;
         let _nobody_writes = self.gate.close();
         let old = self.layers();
