@@ -20,7 +20,12 @@ use crate::support::{DEADLINE, scratch};
 struct Asked {
     configs: Mutex<Vec<String>>,
     /// Says that a snapshot has begun, and waits until it may go on.
-    slowly: Option<(Mutex<Sender<()>>, Mutex<Receiver<()>>)>,
+    slowly: Option<Slowly>,
+}
+
+struct Slowly {
+    begun: Mutex<Sender<()>>,
+    go: Mutex<Receiver<()>>,
 }
 
 impl Disks for Asked {
@@ -28,7 +33,7 @@ impl Disks for Asked {
         if dev_id != "disk" && dev_id != "a b/c" {
             return Ok(None);
         }
-        if let Some((begun, go)) = &self.slowly {
+        if let Some(Slowly { begun, go }) = &self.slowly {
             begun.lock().unwrap().send(()).unwrap();
             go.lock().unwrap().recv_timeout(DEADLINE).unwrap();
         }
@@ -227,7 +232,10 @@ fn a_client_that_goes_away_ends_no_snapshot() {
     let (begun, begins) = channel();
     let (go, goes) = channel();
     let asked = Asked {
-        slowly: Some((Mutex::new(begun), Mutex::new(goes))),
+        slowly: Some(Slowly {
+            begun: Mutex::new(begun),
+            go: Mutex::new(goes),
+        }),
         ..Asked::default()
     };
     let scene = Scene::new(&config("http://127.0.0.1:0"), asked);

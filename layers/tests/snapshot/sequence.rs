@@ -11,7 +11,8 @@ use layers::Image;
 const SLOTS: u64 = 61;
 
 /// Three sectors: neighbours share blocks of the file system.
-const SLOT_BYTES: u64 = 1536;
+const SLOT_LEN: usize = 1536;
+const SLOT_BYTES: u64 = SLOT_LEN as u64;
 
 pub(crate) const WRITERS: usize = 3;
 
@@ -60,7 +61,7 @@ struct Slots {
 impl Slots {
     fn read(image: &Image, writer: usize) -> Self {
         let read = |slot| {
-            let mut bytes = vec![0; SLOT_BYTES as usize];
+            let mut bytes = vec![0; SLOT_LEN];
             let offset = place(writer, slot);
             image.read_exact_at(offset, &mut bytes).unwrap();
             bytes
@@ -81,10 +82,10 @@ impl Slots {
 
     /// Are all operations up to `last` there, and no other, as far as slots other than `except` tell?
     fn is_after(&self, last: u64, except: Option<u64>) -> bool {
-        (0..SLOTS).filter(|slot| Some(*slot) != except).all(|slot| {
+        let mut slots = (0..SLOTS).zip(&self.bytes);
+        slots.all(|(slot, bytes)| {
             let age = (last % SLOTS + SLOTS - slot) % SLOTS;
-            let number = last.saturating_sub(age);
-            self.is_from(number, &self.bytes[slot as usize])
+            Some(slot) == except || self.is_from(last.saturating_sub(age), bytes)
         })
     }
 
