@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //! - a listener has so many connections at most as [`Limits`] say; more wait in its backlog.
-//! - a connection lasts so long at most, and asks one question.
+//! - a connection lasts so long at most, and asks one question; one for snapshots may ask several.
 //! - the head of a request takes at most [`HEAD_BYTES_MAX`]; its body is not read.
 
 use std::convert::Infallible;

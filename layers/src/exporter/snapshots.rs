@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use super::address::{Address, Keys};
@@ -25,6 +26,9 @@ use crate::socket::SocketFile;
 
 const OP: &str = "start the snapshot API";
 const PATH: &str = "/snapshot";
+
+/// Snapshots under way at once, those included whose client went away.
+const UNDER_WAY_MAX: usize = 16;
 
 /// Longest token.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -44,6 +48,7 @@ pub struct Snapshots {
     disks: Arc<dyn Disks>,
     /// What a request has to bring along.
     token: Option<Arc<str>>,
+    room: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Snapshots {
@@ -74,7 +79,9 @@ impl Snapshots {
             file.make_private()
                 .map_err(|error| Error::io(OP, error).in_file(&config.address))?;
         }
-        Ok((listener, Site::Snapshots(Self { disks, token }), file))
+        let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+        let site = Site::Snapshots(Self { disks, token, room });
+        Ok((listener, site, file))
     }
 
     /// Answers one request. What it starts goes on when the client goes away.
@@ -95,25 +102,37 @@ impl Snapshots {
             let message = "Missing dev_id or config in snapshot request";
             return told(StatusCode::BAD_REQUEST, message);
         };
-        let disks = Arc::clone(&self.disks);
-        let taking = tokio::task::spawn_blocking(move || {
-            let taken = disks.snapshot(&dev_id, Path::new(&config));
-            match &taken {
-                Ok(Some(())) => log::info!("{dev_id}: snapshot taken, goes on with {config}"),
-                Ok(None) => log::warn!("{dev_id}: no such device to take a snapshot of"),
-                Err(error) => log::error!("{dev_id}: {error}"),
-            }
-            taken
-        });
-        match taking.await {
-            Ok(Ok(Some(()))) => told(StatusCode::OK, "Snapshot created successfully"),
-            Ok(Ok(None)) => told(StatusCode::NOT_FOUND, "Image file not found"),
+        match self.take(dev_id, config).await {
+            Some(Ok(Some(()))) => told(StatusCode::OK, "Snapshot created successfully"),
+            Some(Ok(None)) => told(StatusCode::NOT_FOUND, "Image file not found"),
             // As the C++ daemon says it.
             _ => told(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Failed to create snapshot`",
             ),
         }
+    }
+
+    /// `None` when it was not even tried, or has panicked.
+    async fn take(&self, dev_id: String, config: String) -> Option<Result<Option<()>>> {
+        // It would be repeated in the log.
+        if config.contains(char::is_control) {
+            log::error!("{dev_id:?}: {config:?}: control characters in a path");
+            return None;
+        }
+        let permit = Arc::clone(&self.room).acquire_owned().await.ok()?;
+        let disks = Arc::clone(&self.disks);
+        let taking = tokio::task::spawn_blocking(move || {
+            let taken = disks.snapshot(&dev_id, Path::new(&config));
+            match &taken {
+                Ok(Some(())) => log::info!("{dev_id:?}: snapshot taken, goes on with {config}"),
+                Ok(None) => log::warn!("{dev_id:?}: no such device to take a snapshot of"),
+                Err(error) => log::error!("{dev_id:?}: {error}"),
+            }
+            drop(permit);
+            taken
+        });
+        taking.await.ok()
     }
 
     fn is_allowed(&self, headers: &HeaderMap) -> bool {
@@ -170,7 +189,8 @@ fn address(config: &SnapshotConfig, has_token: bool) -> Result<Address> {
             ));
         }
     };
-    if !ip.is_loopback() && !(config.allow_remote && has_token) {
+    let is_guarded = config.allow_remote && has_token;
+    if !ip.is_loopback() && !is_guarded {
         return refuse(format!(
             "serviceConfig.address {text:?} can be reached by others: set tokenFile and allowRemote, or \
              use 127.0.0.1 or unix:PATH"

@@ -61,8 +61,14 @@ impl Image {
     /// `Config` for a bad config, `Unsupported` for what this version cannot do, anything from
     /// below for a bad layer.
     pub fn open(config_path: &Path, service: &Service, access: Access) -> Result<Self> {
-        if access == Access::Write {
-            snapshot::finish(config_path)?;
+        if access == Access::Write
+            && let Err(error) = snapshot::finish(config_path)
+        {
+            // Somebody may wait for the file.
+            if let Err(error) = refuse(config_path, &error.to_string()) {
+                log::warn!("{error}");
+            }
+            return Err(error);
         }
         let config = ImageConfig::load(config_path)?;
         let name = config_path.display().to_string();

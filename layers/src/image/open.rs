@@ -109,7 +109,8 @@ pub fn layer_configs(config: &ImageConfig) -> &[LowerConfig] {
     }
 }
 
-fn check_supported(config: &ImageConfig) -> std::result::Result<(), OpenFailure> {
+/// Does the config ask for nothing that this version cannot do?
+pub(super) fn check_supported(config: &ImageConfig) -> std::result::Result<(), OpenFailure> {
     let refuse = |kind, detail: &str| {
         Err(OpenFailure::new(
             String::new(),

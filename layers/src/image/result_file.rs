@@ -24,7 +24,8 @@ pub(super) fn check(config_path: &Path, config: &ImageConfig) -> Result<()> {
         return Ok(());
     };
     let layers = config.lowers.iter().filter_map(lower_path);
-    let taken = layers.chain([config_path.to_owned()]);
+    let upper = [&config.upper.data, &config.upper.index].map(Clone::clone);
+    let taken = layers.chain(upper).chain([config_path.to_owned()]);
     for path in taken.filter_map(|path| path.canonicalize().ok()) {
         if path == result_file {
             let detail = "resultFile names this file, which would be overwritten";

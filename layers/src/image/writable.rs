@@ -7,7 +7,7 @@
 //!   the same: whoever replaces them closes the gate first.
 //! - readers keep the layers that they began with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -80,6 +80,11 @@ impl Writable {
 
     pub(super) fn uuid(&self) -> Uuid {
         self.layers().upper.uuid()
+    }
+
+    /// The data file of the layer that is written now; `None` when it has no path.
+    pub(super) fn upper_path(&self) -> Option<PathBuf> {
+        self.layers().upper.data_path().map(Path::to_owned)
     }
 
     pub(super) fn read_at(&self, offset: u64, dest: Dest<'_>, wait: Wait) -> Result<Progress> {
@@ -161,7 +166,8 @@ impl Writable {
     ) -> Result<()> {
         let upper = Upper::open(&new.data, &new.index)?;
         let size = upper.virtual_size_bytes();
-        // Most of it, while others still write.
+        // Most of it while others still write; then what they wrote in that time, which is little.
+        self.flush()?;
         self.flush()?;
         let _nobody_writes = self.gate.close();
         let old = self.layers();
@@ -210,6 +216,11 @@ fn stack_sealed(old: &Layers) -> Result<Stack> {
     let path = old.upper.data_path().unwrap_or(Path::new(""));
     let sealed = LocalFile::open(path)?;
     let sealed = Layer::open(Box::new(sealed))?;
+    if sealed.trailer().uuid != old.upper.uuid() {
+        let detail = "another file has taken the place of the layer that is written";
+        let error = Error::new(ErrorKind::Config, "restack image", detail);
+        return Err(error.in_file(path.display().to_string()));
+    }
     match &old.below {
         Some(below) => below.with_top(sealed),
         None => Stack::new(vec![sealed]),

@@ -11,6 +11,7 @@ mod scale;
 mod scene;
 mod sg3;
 mod shell;
+mod snapshots;
 mod systemd;
 mod tcmu_runner;
 mod vectors;

@@ -219,7 +219,8 @@ fn refuse_sealed(data: &dyn ReadAt, header: &Record) -> Result<()> {
     if !is_sealed(data, header)? {
         return Ok(());
     }
-    let detail = "the layer was sealed: it is a read-only one now";
+    let detail = "the layer was sealed: it is a read-only one now (a snapshot that was cut short is finished \
+                  when the daemon of the disk starts)";
     Err(Error::new(ErrorKind::Config, "open layer", detail))
 }
 

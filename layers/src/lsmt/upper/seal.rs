@@ -12,7 +12,7 @@ use std::path::Path;
 use super::Upper;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{LAYER_INDEX_ENTRIES_MAX, SECTOR_BYTES};
-use crate::lsmt::format::Record;
+use crate::lsmt::format::{HEADER_BYTES, Record};
 use crate::write_at::WriteAt;
 
 const OP: &str = "seal layer";
@@ -55,7 +55,13 @@ impl Upper {
     /// Takes back what [`Upper::seal`] did, which has returned `end`.
     pub(crate) fn unseal(&self, end: u64) {
         let data = self.data();
-        if let Err(error) = data.set_size(end).and_then(|()| data.flush()) {
+        let trailer_at = data.size().saturating_sub(HEADER_BYTES as u64);
+        let undone = data.set_size(end).or_else(|error| match trailer_at >= end {
+            // Without it the layer is a writable one.
+            true => data.write_at(trailer_at, &[0; HEADER_BYTES]),
+            false => Err(error),
+        });
+        if let Err(error) = undone.and_then(|()| data.flush()) {
             // Still a writable layer, if there is no trailer, with garbage behind its data.
             log::warn!("an index that is not whole stays behind the data: {error}");
         }
