@@ -178,6 +178,7 @@ impl Kernel {
             assert_ne!(self.cleaned, self.head, "the tail is beyond the head");
             let place = RING_START + self.cleaned as usize;
             let len_op = self.region.load(place);
+            assert!(len_op & !7 > 0, "an entry was overwritten");
             let answer = (len_op & 7 == 1).then(|| self.answer_at(place));
             self.cleaned = (self.cleaned + (len_op & !7)) % self.ring;
             if let Some(answer) = answer {
