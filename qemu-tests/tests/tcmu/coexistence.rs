@@ -1,7 +1,7 @@
 //! Our daemon and tcmu-runner on one host: ours answers only its own devices.
 //!
-//! tcmu-runner answers every event, and refuses devices of other handlers; the kernel takes the first answer. So a
-//! device of ours is made while it does not run: what is tested is that both serve side by side.
+//! tcmu-runner answers every event, and refuses devices of other handlers; the kernel takes the first answer, unless
+//! it was told not to wait for any.
 
 use anyhow::Result;
 use qemu_tests::host_vm::SCRATCH;
@@ -21,6 +21,17 @@ fn a_restart_of_one_daemon_does_not_disturb_the_devices_of_the_other() -> Result
             load ours $(cat /run/ours)",
         )?;
         host.start_tcmu_runner()?;
+        // obd does not ask the kernel to pass on an answer, which might be tcmu-runner's.
+        script(
+            &mut host,
+            60,
+            "for turn in 1 2 3 4 5; do
+                writable beside$turn -s
+                obd attach $scratch/beside$turn.json >/run/beside || fail attach
+                mkfs.ext4 -q $(cat /run/beside) || fail mkfs
+                obd detach $(cat /run/beside) || fail detach
+            done",
+        )?;
         // Ours must not refuse what is not its own.
         for number in 1..=5 {
             script(

@@ -9,7 +9,7 @@ use qemu_tests::lab::Lab;
 use serde_json::json;
 
 /// For the snapshots, without boot and comparison.
-const SECONDS: u32 = 90;
+const SECONDS: u32 = 30;
 
 /// Writes numbered blocks with O_DIRECT, round and round; `acked` has the last number that was answered.
 const WRITER: &str = r#"
