@@ -19,6 +19,11 @@ const ATTRIBUTE_TYPE: u16 = 0x3fff;
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
+/// The kernel says what has become of a request even if nothing went wrong.
+const NLM_F_ACK: u16 = 4;
+
+/// Of `struct nlmsghdr`.
+const SEQUENCE: usize = 8;
 
 /// The family that knows all others (GENL_ID_CTRL).
 pub(super) const CONTROL_FAMILY: u16 = 16;
@@ -74,7 +79,7 @@ impl EventKind {
 pub struct Event {
     /// What has happened.
     pub kind: EventKind,
-    /// Such as `uio0`.
+    /// The whole name of the uio device: `tcm-user/<hba>/<device>/<dev_config>`.
     pub device: String,
     /// Its number: N of /dev/uioN.
     pub minor: u32,
@@ -97,8 +102,8 @@ impl Request {
     fn new(family: u16, command: u8, version: u8) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(family.to_le_bytes());
-        bytes.extend(NLM_F_REQUEST.to_le_bytes());
-        // Sequence number and port: there is one question at a time, and the kernel knows who asks.
+        bytes.extend((NLM_F_REQUEST | NLM_F_ACK).to_le_bytes());
+        // Sequence number, which it gets when it is sent, and port: the kernel knows who asks.
         bytes.extend([0; 8]);
         bytes.extend([command, version, 0, 0]);
         Self(bytes)
@@ -117,6 +122,15 @@ impl Request {
     fn finish(mut self) -> Self {
         let len = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         for (to, from) in self.0.iter_mut().zip(len.to_le_bytes()) {
+            *to = from;
+        }
+        self
+    }
+
+    /// With a number that its verdict will have.
+    pub(super) fn numbered(mut self, sequence: u32) -> Self {
+        let place = self.0.iter_mut().skip(SEQUENCE);
+        for (to, from) in place.zip(sequence.to_le_bytes()) {
             *to = from;
         }
         self
@@ -234,11 +248,15 @@ pub(super) fn family(datagram: &[u8], control: u16, group: &str) -> Option<Famil
     })
 }
 
-/// What the kernel says against a request, if the datagram is about that.
-pub(super) fn refusal(datagram: &[u8]) -> Option<io::Error> {
-    let mut messages = Messages(datagram).filter(|message| message.kind == NLMSG_ERROR);
-    let code = u32_at(messages.next()?.bytes, NLMSG_HEADER_BYTES)?.cast_signed();
-    (code != 0).then(|| io::Error::from_raw_os_error(code.saturating_neg()))
+/// What has become of the request with this number, if the datagram is about that.
+pub(super) fn verdict(datagram: &[u8], sequence: u32) -> Option<io::Result<()>> {
+    let mut messages = Messages(datagram).filter(|message| {
+        message.kind == NLMSG_ERROR && u32_at(message.bytes, SEQUENCE) == Some(sequence)
+    });
+    match u32_at(messages.next()?.bytes, NLMSG_HEADER_BYTES)?.cast_signed() {
+        0 => Some(Ok(())),
+        code => Some(Err(io::Error::from_raw_os_error(code.saturating_neg()))),
+    }
 }
 
 fn text(data: &[u8]) -> String {
@@ -266,17 +284,16 @@ mod tests {
     /// As Linux 6.1 sends it when a device is enabled.
     fn added(device_id: u32) -> Vec<u8> {
         let message = Request::new(FAMILY, 1, VERSION)
-            .attribute(DEVICE, b"uio3\0")
+            .attribute(DEVICE, b"tcm-user/1/a/overlaybd//a.json\0")
             .attribute(MINOR, &3_u32.to_le_bytes())
-            .attribute(DEVICE_ID, &device_id.to_le_bytes())
-            .attribute(4, b"overlaybd//a.json\0");
+            .attribute(DEVICE_ID, &device_id.to_le_bytes());
         message.0
     }
 
     fn expected(device_id: u32) -> Event {
         Event {
             kind: EventKind::Added,
-            device: "uio3".to_owned(),
+            device: "tcm-user/1/a/overlaybd//a.json".to_owned(),
             minor: 3,
             device_id,
         }
@@ -285,7 +302,7 @@ mod tests {
     #[test]
     fn requests_are_the_bytes_that_the_kernel_knows() {
         let bytes = [
-            28, 0, 0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 2, 0, 0, 8, 0, 2, 0, b'a', b'b',
+            28, 0, 0, 0, 16, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 2, 0, 0, 8, 0, 2, 0, b'a', b'b',
             b'c', 0,
         ];
         assert_eq!(Request::get_family("abc").bytes(), bytes);
@@ -293,7 +310,7 @@ mod tests {
         assert_eq!(
             features.bytes(),
             [
-                28, 0, 0, 0, 0x1f, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 2, 0, 0, 5, 0, 9, 0, 1, 0,
+                28, 0, 0, 0, 0x1f, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 2, 0, 0, 5, 0, 9, 0, 1, 0,
                 0, 0
             ]
         );
@@ -301,7 +318,7 @@ mod tests {
         assert_eq!(
             answer.bytes(),
             [
-                36, 0, 0, 0, 0x1f, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 2, 0, 0, 8, 0, 7, 0, 0xfe,
+                36, 0, 0, 0, 0x1f, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 2, 0, 0, 8, 0, 7, 0, 0xfe,
                 0xff, 0xff, 0xff, 8, 0, 8, 0, 7, 0, 0, 0
             ]
         );
@@ -393,14 +410,29 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_the_kernels_errno() {
-        let mut bytes = vec![36, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    fn a_verdict_is_of_the_request_with_its_number() {
+        let mut bytes = vec![36, 0, 0, 0, 2, 0, 0, 0, 7, 1, 0, 0, 0, 0, 0, 0];
         bytes.extend((-libc::ENOENT).to_le_bytes());
         bytes.extend([0; 16]);
-        let error = refusal(&bytes).unwrap();
+        let error = verdict(&bytes, 0x107).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        assert!(verdict(&bytes, 7).is_none(), "of another request");
+        let after_an_event = [added(1), bytes.clone()].concat();
+        assert!(verdict(&after_an_event, 0x107).unwrap().is_err());
         bytes[16..20].fill(0);
-        assert!(refusal(&bytes).is_none(), "an acknowledgement");
-        assert!(refusal(&added(1)).is_none());
+        verdict(&bytes, 0x107).unwrap().unwrap();
+        assert!(verdict(&bytes[..18], 0x107).is_none(), "cut short");
+        bytes[16..20].copy_from_slice(&i32::MIN.to_le_bytes());
+        assert!(verdict(&bytes, 0x107).unwrap().is_err());
+        assert!(verdict(&added(1), 0).is_none());
+    }
+
+    #[test]
+    fn a_number_leaves_the_rest_of_a_request_as_it_is() {
+        let plain = Request::set_features(FAMILY);
+        let numbered = Request::set_features(FAMILY).numbered(0x0102_0304);
+        assert_eq!(numbered.bytes()[8..12], [4, 3, 2, 1]);
+        assert_eq!(numbered.bytes()[..8], plain.bytes()[..8]);
+        assert_eq!(numbered.bytes()[12..], plain.bytes()[12..]);
     }
 }

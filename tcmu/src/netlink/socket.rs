@@ -40,6 +40,8 @@ impl Socket {
         self.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BYTES)
             .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BYTES))?;
         self.set(libc::SOL_NETLINK, libc::NETLINK_BROADCAST_ERROR, 1)?;
+        // Else one event without room costs all that come before the buffer was emptied.
+        self.set(libc::SOL_NETLINK, libc::NETLINK_NO_ENOBUFS, 1)?;
         self.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
     }
 
@@ -97,5 +99,37 @@ impl Socket {
         };
         buf.truncate(if from.nl_pid == 0 { len } else { 0 });
         Ok(buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(socket: &Socket, name: libc::c_int) -> libc::c_int {
+        let mut value = 0;
+        let mut len = libc::socklen_t::try_from(size_of_val(&value)).unwrap();
+        let place = &raw mut value;
+        let fd = socket.0.as_raw_fd();
+        // SAFETY: writes at most `len` bytes to `value`, which is that long.
+        let got =
+            unsafe { libc::getsockopt(fd, libc::SOL_NETLINK, name, place.cast(), &raw mut len) };
+        assert_eq!(got, 0);
+        value
+    }
+
+    #[test]
+    fn what_finds_no_room_fails_at_its_sender_and_costs_nothing_else() {
+        let socket = Socket::open().unwrap();
+        // Of the family that every kernel has.
+        socket.join(16).unwrap();
+        assert_eq!(get(&socket, libc::NETLINK_BROADCAST_ERROR), 1);
+        assert_eq!(get(&socket, libc::NETLINK_NO_ENOBUFS), 1);
+    }
+
+    #[test]
+    fn nothing_comes_of_a_wait_that_ends() {
+        let socket = Socket::open().unwrap();
+        assert!(socket.receive(Duration::ZERO).unwrap().is_empty());
     }
 }
