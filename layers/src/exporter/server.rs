@@ -138,6 +138,7 @@ async fn talk(stream: Box<dyn Duplex>, site: &Site, shared: &Shared) {
         .keep_alive(matches!(site, Site::Snapshots(_)))
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
+        .auto_date_header(false)
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.time)
         .serve_connection(TokioIo::new(stream), service)
