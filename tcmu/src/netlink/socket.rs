@@ -30,7 +30,24 @@ impl Socket {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: it was just made, and nobody else has it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        socket.bind()?;
+        Ok(socket)
+    }
+
+    /// Takes a port of its own. A socket without has the kernel's, to which no event is delivered: it
+    /// counts as the sender's.
+    fn bind(&self) -> io::Result<()> {
+        // SAFETY: all zeros are an address.
+        let mut any: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        any.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
+        let len = libc::socklen_t::try_from(size_of_val(&any)).map_err(io::Error::other)?;
+        let place = &raw const any;
+        // SAFETY: reads `len` bytes of `any`, which is that long.
+        match unsafe { libc::bind(self.0.as_raw_fd(), place.cast(), len) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Hears what is sent to `group` from now on; what finds no room fails at its sender.
@@ -116,6 +133,19 @@ mod tests {
             unsafe { libc::getsockopt(fd, libc::SOL_NETLINK, name, place.cast(), &raw mut len) };
         assert_eq!(got, 0);
         value
+    }
+
+    #[test]
+    fn a_socket_has_a_port_so_that_events_reach_it() {
+        let socket = Socket::open().unwrap();
+        // SAFETY: all zeros are an address.
+        let mut own: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut len = libc::socklen_t::try_from(size_of_val(&own)).unwrap();
+        let (fd, place) = (socket.0.as_raw_fd(), &raw mut own);
+        // SAFETY: writes at most `len` bytes to `own`, which is that long.
+        let got = unsafe { libc::getsockname(fd, place.cast(), &raw mut len) };
+        assert_eq!(got, 0);
+        assert_ne!(own.nl_pid, 0);
     }
 
     #[test]
