@@ -8,7 +8,7 @@
 //! | /dev/vdb | /mnt/programs | read-only: `bin` with the programs under test, `data` with files of the test |
 //! | /dev/vdc | /mnt/scratch | empty, ext4 with room for [`SCRATCH_MIB`] |
 //!
-//! The machine has no network but its loopback. The log of a daemon in it belongs on `/dev/ttyS0`, the console, which
+//! The machine has no network but its loopback, unless [`HostBuilder::network`] adds this host's. The log of a daemon in it belongs on `/dev/ttyS0`, the console, which
 //! takes part in the lab's verdict.
 //!
 //! Invariants
@@ -55,6 +55,15 @@ const PREPARE: &str = "
     ip link set lo up
 ";
 
+/// The address that qemu's user networking expects; there is nothing to ask for one.
+const CONNECT: &str = "
+    set -e
+    modprobe virtio_net
+    card=$(ls /sys/class/net | grep -vx lo)
+    ip address add 10.0.2.15/24 dev $card
+    ip link set $card up
+";
+
 /// What a host is made of, before it is started.
 #[derive(Debug)]
 pub struct HostBuilder<'lab> {
@@ -62,6 +71,7 @@ pub struct HostBuilder<'lab> {
     name: String,
     files: Vec<(PathBuf, String)>,
     has_systemd: bool,
+    has_network: bool,
 }
 
 /// A running host; all that a [`Vm`] does, it does.
@@ -77,6 +87,7 @@ impl Lab {
             name: name.to_owned(),
             files: Vec::new(),
             has_systemd: false,
+            has_network: false,
         }
     }
 }
@@ -93,6 +104,13 @@ impl<'lab> HostBuilder<'lab> {
     #[must_use]
     pub fn systemd(mut self) -> Self {
         self.has_systemd = true;
+        self
+    }
+
+    /// Lets it reach the loopback of this host, as [`HOST_LOOPBACK`](crate::vm::HOST_LOOPBACK).
+    #[must_use]
+    pub fn network(mut self) -> Self {
+        self.has_network = true;
         self
     }
 
@@ -116,8 +134,14 @@ impl<'lab> HostBuilder<'lab> {
         if self.has_systemd {
             builder = builder.kernel_argument("obd.systemd");
         }
+        if self.has_network {
+            builder = builder.network();
+        }
         let mut vm = builder.boot()?;
         vm.run(PREPARE).context("prepare the container host")?;
+        if self.has_network {
+            vm.run(CONNECT).context("connect the container host")?;
+        }
         Ok(HostVm(vm))
     }
 

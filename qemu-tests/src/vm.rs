@@ -27,6 +27,9 @@ const COMMAND_SECONDS: u64 = 120;
 /// Guest memory: the initramfs, a Debian shell and some page cache.
 const MEMORY_MIB: u32 = 512;
 
+/// What a machine with a network calls the loopback of this host (qemu's user networking).
+pub const HOST_LOOPBACK: &str = "10.0.2.2";
+
 const NO_IO_ERRORS: &str =
     "dmesg >/run/dmesg && ! grep -i -e 'i/o error' -e 'ext4-fs error' /run/dmesg";
 
@@ -39,6 +42,7 @@ pub struct VmBuilder<'lab> {
     memory_mib: u32,
     assets: Option<&'static GuestAssets>,
     disks: Vec<Disk>,
+    has_network: bool,
     kernel_arguments: String,
 }
 
@@ -70,6 +74,7 @@ impl Lab {
             memory_mib: MEMORY_MIB,
             assets: None,
             disks: Vec::new(),
+            has_network: false,
             kernel_arguments: "console=ttyS0 panic=1".to_owned(),
         }
     }
@@ -90,6 +95,13 @@ impl<'lab> VmBuilder<'lab> {
             file: file.to_owned(),
             keeps_writes,
         });
+        self
+    }
+
+    /// Adds a network card; the loopback of this host is [`HOST_LOOPBACK`] on its network.
+    #[must_use]
+    pub fn network(mut self) -> Self {
+        self.has_network = true;
         self
     }
 
@@ -164,6 +176,9 @@ impl<'lab> VmBuilder<'lab> {
                     describe_raw_disk(&mut command, index, file, *keeps_writes);
                 }
             }
+        }
+        if self.has_network {
+            command.args(["-nic", "user,model=virtio-net-pci"]);
         }
         command
             .stdin(OwnedFd::from(qemu_qmp))

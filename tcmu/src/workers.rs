@@ -8,6 +8,7 @@
 //! Invariant: a task that was submitted is done, whatever happens to the set.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -116,18 +117,19 @@ impl Shared {
     }
 
     fn work(&self) {
-        // A task that panics must not leave the set with a thread too few.
-        let _leave = Leave(self);
         let mut state = self.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
                 drop(state);
-                task();
+                // A task that panics must not leave the set with a thread too few.
+                if catch_unwind(AssertUnwindSafe(task)).is_err() {
+                    log::error!("{}: a task has failed", self.name);
+                }
                 state = self.lock();
                 continue;
             }
             if state.is_closed {
-                return;
+                break;
             }
             state.idle += 1;
             self.rest.notify_all();
@@ -136,19 +138,12 @@ impl Shared {
             state = again;
             state.idle -= 1;
             if timeout.timed_out() && state.tasks.is_empty() {
-                return;
+                break;
             }
         }
-    }
-}
-
-/// One thread less when dropped.
-struct Leave<'a>(&'a Shared);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.0.lock().threads -= 1;
-        self.0.rest.notify_all();
+        // Before the lock is let go of: whoever submits must not count on this thread.
+        state.threads -= 1;
+        self.rest.notify_all();
     }
 }
 

@@ -6,6 +6,7 @@ mod coexistence;
 mod containers;
 mod operator;
 mod outage;
+mod remote;
 mod restart;
 mod scale;
 mod scene;

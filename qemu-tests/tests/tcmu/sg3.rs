@@ -143,7 +143,7 @@ fn check_refusals(host: &mut HostVm<'_>, disk: &str) -> Result<()> {
     for (status, command) in [
         (ILLEGAL_REQUEST, "sg_start --stop"),
         (ILLEGAL_REQUEST, "sg_requests --desc"),
-        (ILLEGAL_REQUEST, "sg_vpd -p 0xc0"),
+        (ILLEGAL_REQUEST, "sg_vpd --force -p 0xc0"),
         // One block more than is allowed.
         (
             ILLEGAL_REQUEST,

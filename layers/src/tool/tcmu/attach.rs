@@ -122,7 +122,7 @@ impl Making<'_> {
         let core = hba.join(name);
         host.make_dir(&core).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::new(
-                ErrorKind::Exists,
+                ErrorKind::Busy,
                 "make device",
                 format!("{name} is attached already, or half: obd ls, obd detach {name}, or another --name"),
             ),
