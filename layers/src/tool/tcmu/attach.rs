@@ -137,6 +137,12 @@ impl Making<'_> {
         )?;
         let area = format!("max_data_area_mb={}", options.data_area_mb);
         host.write("set size of the data area", &control, &area)?;
+        // The kernel keeps all of a ring in memory, 8 MiB unless told otherwise; older ones are not to be told.
+        host.write(
+            "set size of the command ring",
+            &control,
+            "cmd_ring_size_mb=1",
+        )?;
         // Another TCMU daemon of the host might answer before ours does.
         host.write("wait for no answers", &control, "nl_reply_supported=-1")?;
         let outcome = host.outcome(&format!("user_{HBA}"), name);

@@ -206,6 +206,7 @@ fn attach_takes_the_steps_of_the_snapshotter_and_detach_takes_them_back() {
             config.display()
         ),
         format!("write max_data_area_mb=4 to {core}/control"),
+        format!("write cmd_ring_size_mb=1 to {core}/control"),
         format!("write nl_reply_supported=-1 to {core}/control"),
         format!("write 1 to {core}/enable"),
         format!("write 2147483 to {core}/attrib/cmd_time_out"),
