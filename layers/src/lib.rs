@@ -30,6 +30,7 @@ pub mod registry;
 pub mod service;
 pub mod socket;
 pub mod tar;
+pub mod tcmu_names;
 pub mod tool;
 pub mod write_at;
 pub mod write_pace;

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::uio::UioName;
+use layers::tcmu_names::UioName;
 
 const CORE: &str = "/sys/kernel/config/target/core";
 
@@ -30,7 +30,7 @@ impl Backstore {
     }
 
     fn below(core: &Path, name: &UioName) -> Self {
-        let hba = format!("user_{}", name.hba);
+        let hba = name.adapter();
         Self {
             dir: core.join(&hba).join(&name.device),
             name: format!("{hba}/{}", name.device),

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use layers::Service;
 use layers::config::ServiceConfig;
 use layers::exporter::Disks;
+use layers::tcmu_names::UioName;
 
 use crate::device::Device;
 use crate::error::Error;
 use crate::outcome;
-use crate::uio::{Uio, UioName};
+use crate::uio::Uio;
 
 /// A removed device's commands have this time to end; none should be under way.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(3);

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use layers::config::ImageConfig;
 use layers::metrics::DiskMetrics;
+use layers::tcmu_names::UioName;
 use layers::{Access, Complaints, Image, Result, Service, WritePace};
 
 use crate::scsi;
-use crate::uio::UioName;
 
 /// The unit of SCSI addresses, in bytes.
 pub const BLOCK_BYTES: u64 = BLOCK_LEN as u64;

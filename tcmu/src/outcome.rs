@@ -14,9 +14,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use layers::tool::tcmu::{OUTCOMES, outcome_name};
-
-use crate::uio::UioName;
+use layers::tcmu_names::{OUTCOMES, UioName, outcome_name};
 
 /// Forgets what an earlier daemon has told.
 pub fn clear() {
@@ -51,7 +49,7 @@ pub fn forget(name: &UioName) {
 }
 
 fn path(name: &UioName) -> PathBuf {
-    Path::new(OUTCOMES).join(outcome_name(&format!("user_{}", name.hba), &name.device))
+    Path::new(OUTCOMES).join(outcome_name(&name.adapter(), &name.device))
 }
 
 fn remove_file(path: &Path) {

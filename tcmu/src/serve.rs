@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use layers::Service;
 use layers::config::ServiceConfig;
 use layers::log_file::LogOutput;
-use layers::tool::tcmu::DAEMON_LOCK;
+use layers::tcmu_names::DAEMON_LOCK;
 use rustix::process::{Resource, Rlimit};
 use sd_notify::NotifyState;
 

@@ -6,53 +6,11 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use layers::tcmu_names::UioName;
 
 const CLASS: &str = "/sys/class/uio";
-const HANDLER: &str = "overlaybd";
-
-/// What the name of a uio device says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UioName {
-    /// Number of the host bus adapter: `user_<hba>`.
-    pub hba: u32,
-    /// The kernel's name of the device.
-    pub device: String,
-    /// The image's config.
-    pub config: PathBuf,
-    /// For snapshots; empty for a device without.
-    pub dev_id: String,
-    /// `dev_config` behind the handler's name.
-    pub handler_config: String,
-}
-
-impl UioName {
-    /// Takes `tcm-user/<hba>/<device>/overlaybd/<config>[;<dev_id>]` apart; `None` for another handler's
-    /// device, or one that is not TCMU's.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let mut parts = name.trim_end_matches('\n').splitn(5, '/');
-        if parts.next()? != "tcm-user" {
-            return None;
-        }
-        let hba = parts.next()?.parse().ok()?;
-        let device = parts.next()?.to_owned();
-        if parts.next()? != HANDLER {
-            return None;
-        }
-        let handler_config = parts.next()?.to_owned();
-        let (config, dev_id) = handler_config
-            .split_once(';')
-            .unwrap_or((&handler_config, ""));
-        Some(Self {
-            hba,
-            device,
-            config: config.into(),
-            dev_id: dev_id.to_owned(),
-            handler_config: handler_config.clone(),
-        })
-    }
-}
 
 /// One device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,85 +75,6 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parsed(name: &str) -> Option<(u32, String, String, String)> {
-        let name = UioName::parse(name)?;
-        let config = name.config.to_str().unwrap().to_owned();
-        Some((name.hba, name.device, config, name.dev_id))
-    }
-
-    fn expected(
-        hba: u32,
-        device: &str,
-        config: &str,
-        dev_id: &str,
-    ) -> Option<(u32, String, String, String)> {
-        Some((hba, device.into(), config.into(), dev_id.into()))
-    }
-
-    #[test]
-    fn a_name_is_taken_apart_as_the_kernel_puts_it_together() {
-        assert_eq!(
-            parsed("tcm-user/999999999/dev_7/overlaybd//var/lib/7/config.v1.json\n"),
-            expected(999_999_999, "dev_7", "/var/lib/7/config.v1.json", "")
-        );
-        let name = UioName::parse("tcm-user/1/a/overlaybd//b.json;id").unwrap();
-        assert_eq!(name.handler_config, "/b.json;id");
-    }
-
-    #[test]
-    fn the_config_ends_at_the_first_semicolon() {
-        for (handler_config, config, dev_id) in [
-            ("/b.json;id", "/b.json", "id"),
-            ("/b.json;", "/b.json", ""),
-            ("/b.json;i;d;", "/b.json", "i;d;"),
-            (";id", "", "id"),
-            (";", "", ""),
-            ("", "", ""),
-        ] {
-            let name = format!("tcm-user/1/a/overlaybd/{handler_config}");
-            let expected = expected(1, "a", config, dev_id);
-            assert_eq!(parsed(&name), expected, "{handler_config}");
-        }
-    }
-
-    #[test]
-    fn any_character_that_the_kernel_allows_stays() {
-        for config in [
-            "relative.json",
-            "//a//b.json",
-            "/a b\t=,:%20.json",
-            "/overlaybd/overlaybd/",
-            "/\u{fc}\u{1f980}.json",
-            "/a\nb.json",
-        ] {
-            let name = format!("tcm-user/0/d e;v=1/overlaybd/{config}");
-            assert_eq!(parsed(&name), expected(0, "d e;v=1", config, ""));
-        }
-    }
-
-    #[test]
-    fn other_devices_are_none() {
-        for name in [
-            "",
-            "\n",
-            "tcm-user",
-            "tcm-user/1/a",
-            "tcm-user/1/a/overlaybd",
-            "tcm-user/1/a/overlaybd2//b.json",
-            "tcm-user/1/a/overlay//b.json",
-            "tcm-user/1/a/OVERLAYBD//b.json",
-            "tcm-user/1/a//overlaybd//b.json",
-            "tcm-user/1/a/file//overlaybd/b.json",
-            "tcm-user/-1/a/overlaybd//b.json",
-            "tcm-user/4294967296/a/overlaybd//b.json",
-            "tcm-user//a/overlaybd//b.json",
-            " tcm-user/1/a/overlaybd//b.json",
-            "uio_pci_generic",
-        ] {
-            assert_eq!(UioName::parse(name), None, "{name}");
-        }
-    }
 
     fn class_with(names: &[(&str, &[u8])]) -> tempfile::TempDir {
         let class = tempfile::tempdir().unwrap();

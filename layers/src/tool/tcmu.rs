@@ -26,22 +26,5 @@ pub use detach::{DetachOptions, detach};
 pub use device::{BlockDevice, Device, devices, find, owned};
 pub use doctor::{Check, CheckState, examine};
 pub use host::Host;
-pub use names::{HANDLER, HBA};
 pub use owner::{Owner, Process};
-pub use tree::{RealTree, Tree};
 pub use unstick::unstick;
-
-/// The daemon holds the lock (flock, exclusive) of this file while it serves; the file holds its
-/// process number in decimal. Who only asks takes a shared lock for an instant, so a daemon that
-/// finds the lock taken tries again for a second before it gives up.
-pub const DAEMON_LOCK: &str = "/run/overlaybd-tcmu.lock";
-
-/// Directory in which the daemon tells how it got on with each device: files [`outcome_name`], with `success` or
-/// `failed: REASON`. There is none for a device that nobody has, or has any more.
-pub const OUTCOMES: &str = "/run/overlaybd-tcmu";
-
-/// Name of the file in [`OUTCOMES`] of the device `device` of the adapter `hba`, such as `user_7`.
-#[must_use]
-pub fn outcome_name(hba: &str, device: &str) -> String {
-    format!("{hba}_{device}")
-}

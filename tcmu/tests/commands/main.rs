@@ -14,9 +14,10 @@ use layers::Service;
 use layers::config::ServiceConfig;
 use layers::lsmt::upper::{self, CreateOptions, UpperKind};
 use layers::lsmt::{LayerBuilder, LayerOptions, Uuid};
+use layers::tcmu_names::UioName;
 use tcmu::device::Device;
 use tcmu::ring::{DataRange, Taker};
-use tcmu::uio::{Uio, UioName};
+use tcmu::uio::Uio;
 
 const DISK_BYTES: u64 = 1 << 20;
 const LONG: Duration = Duration::from_secs(30);

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use layers::command_line::console::say;
-use layers::tool::tcmu::{DetachOptions, HBA, Host, detach, devices, find};
+use layers::tcmu_names::OBD_ADAPTER;
+use layers::tool::tcmu::{DetachOptions, Host, detach, devices, find};
 use serde_json::json;
 
 use crate::args::DetachArgs;
@@ -12,11 +13,10 @@ use crate::fail;
 pub(crate) fn run(args: &DetachArgs, json: bool) -> layers::Result<ExitCode> {
     let host = Host::default();
     let options = DetachOptions { force: args.force };
-    let own = format!("user_{HBA}");
     let meant: Vec<_> = match args.all {
         true => devices(&host)
             .into_iter()
-            .filter(|device| device.hba == own)
+            .filter(|device| device.hba == OBD_ADAPTER)
             .map(Ok)
             .collect(),
         false => args.devices.iter().map(|what| find(&host, what)).collect(),

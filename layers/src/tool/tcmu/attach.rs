@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use super::device::{self, BlockDevice};
 use super::host::{self, Host, failed};
+use super::names;
 use super::waiting::{pause, until};
-use super::{HBA, names};
 use crate::config::ImageConfig;
+use crate::tcmu_names::OBD_ADAPTER;
 use crate::{Error, ErrorKind, Result};
 
 /// Seconds a command may take before the kernel gives up: never, in effect.
@@ -113,7 +114,7 @@ impl Making<'_> {
         image: &ImageConfig,
     ) -> Result<PathBuf> {
         let host = self.host;
-        let hba = host.core().join(format!("user_{HBA}"));
+        let hba = host.core().join(OBD_ADAPTER);
         host.keep_dir(
             "make target core (is the module there? modprobe target_core_mod)",
             &host.core(),
@@ -145,7 +146,7 @@ impl Making<'_> {
         )?;
         // Another TCMU daemon of the host might answer before ours does.
         host.write("wait for no answers", &control, "nl_reply_supported=-1")?;
-        let outcome = host.outcome(&format!("user_{HBA}"), name);
+        let outcome = host.outcome(OBD_ADAPTER, name);
         host::forget("forget an earlier outcome", &outcome)?;
         self.enable(&core)?;
         self.wait_for_daemon(&outcome, &core, image)?;

@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::host::{self, Host};
-use super::names::HANDLER;
 use super::owner::{Owner, Owners};
 use super::usage;
+use crate::tcmu_names::{OBD_ADAPTER, parse_dev_config};
 use crate::{Error, ErrorKind, Result};
 
 /// A backstore device, and what hangs on it.
@@ -67,22 +67,21 @@ pub fn devices(host: &Host) -> Vec<Device> {
             let key = (hba.clone(), name.clone());
             let uio = uios.get(&key);
             let text = config_text(&core).or_else(|| uio.map(|(_, text)| text.clone()));
-            let ours = format!("user_{}", super::HBA);
-            let text = match text {
-                Some(text) if is_ours(&text) => text,
-                None if core.is_dir() && hba == ours => String::new(),
+            let meaning = match text.as_deref().map(parse_dev_config) {
+                Some(Some(meaning)) => meaning,
+                None if core.is_dir() && hba == OBD_ADAPTER => Default::default(),
                 _ => continue,
             };
             let number = uio.map(|(number, _)| *number);
-            devices.push(describe(host, key, core, &text, number, &loops));
+            devices.push(describe(host, key, core, meaning, number, &loops));
         }
     }
     if devices.is_empty() {
         // configfs may be closed to this user; uio's names are not.
         for (key, (number, text)) in uios {
             let core = host.core().join(&key.0).join(&key.1);
-            if is_ours(&text) {
-                devices.push(describe(host, key, core, &text, Some(number), &loops));
+            if let Some(meaning) = parse_dev_config(&text) {
+                devices.push(describe(host, key, core, meaning, Some(number), &loops));
             }
         }
         devices.sort_by(|one, other| (&one.hba, &one.name).cmp(&(&other.hba, &other.name)));
@@ -145,21 +144,14 @@ pub fn owned(host: &Host) -> Vec<(Device, Owner)> {
     all.map(|(owner, device)| (device, owner)).collect()
 }
 
-fn is_ours(text: &str) -> bool {
-    text.strip_prefix(HANDLER)
-        .is_some_and(|rest| rest.starts_with('/'))
-}
-
 fn describe(
     host: &Host,
     (hba, name): (String, String),
     core: PathBuf,
-    text: &str,
+    (config, dev_id): (PathBuf, String),
     uio: Option<u32>,
     loops: &[(PathBuf, PathBuf)],
 ) -> Device {
-    let rest = text.split_once('/').map_or("", |(_, rest)| rest);
-    let (config, dev_id) = rest.split_once(';').unwrap_or((rest, ""));
     let meant = fs::canonicalize(&core).unwrap_or_else(|_| core.clone());
     let loopbacks: Vec<_> = loops
         .iter()
@@ -169,7 +161,6 @@ fn describe(
     let block = loopbacks
         .iter()
         .find_map(|directory| block_of(host, directory));
-    let (config, dev_id) = (PathBuf::from(config), dev_id.to_owned());
     Device {
         hba,
         name,

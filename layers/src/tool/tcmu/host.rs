@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::tree::{RealTree, Tree};
-use super::{DAEMON_LOCK, OUTCOMES, outcome_name};
+use crate::tcmu_names::{DAEMON_LOCK, OUTCOMES, outcome_name};
 use crate::{Error, Result};
 
 /// A host: its `/sys`, `/proc`, `/dev` and `/run`.
@@ -28,8 +28,7 @@ impl Default for Host {
 
 impl Host {
     /// A host whose files are below `root`, and changed through `tree`.
-    #[must_use]
-    pub fn new(root: PathBuf, tree: Arc<dyn Tree>) -> Self {
+    pub(super) fn new(root: PathBuf, tree: Arc<dyn Tree>) -> Self {
         Self { root, tree }
     }
 

@@ -8,13 +8,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::tcmu_names::HANDLER;
 use crate::{Error, ErrorKind, Result};
-
-/// Number of the host bus adapter that has obd's devices; a snapshotter's are others'.
-pub const HBA: u32 = 999_999_998;
-
-/// What the kernel's handler string of our devices begins with.
-pub const HANDLER: &str = "overlaybd";
 
 /// Bytes that the kernel keeps of `dev_config`.
 const CONFIG_LEN: usize = 255;

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::tree::Tree;
 use super::*;
 use crate::ErrorKind;
+use crate::tcmu_names::{OBD_ADAPTER, outcome_name};
 
 #[derive(Debug)]
 struct FakeTree {
@@ -50,14 +52,8 @@ impl Tree for FakeTree {
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.step("rmdir", path)?;
-        if path
-            .parent()
-            .is_some_and(|hba| hba.ends_with(format!("user_{HBA}")))
-        {
-            let name = outcome_name(
-                &format!("user_{HBA}"),
-                path.file_name().unwrap().to_str().unwrap(),
-            );
+        if path.parent().is_some_and(|hba| hba.ends_with(OBD_ADAPTER)) {
+            let name = outcome_name(OBD_ADAPTER, path.file_name().unwrap().to_str().unwrap());
             drop(fs::remove_file(
                 self.root.join("run/overlaybd-tcmu").join(name),
             ));
@@ -179,7 +175,7 @@ impl Scene {
     }
 
     fn left(&self) -> usize {
-        let core = self.host.core().join(format!("user_{HBA}"));
+        let core = self.host.core().join(OBD_ADAPTER);
         host::names(&core).len() + host::names(&self.host.loopback()).len()
     }
 }
@@ -193,13 +189,13 @@ fn attach_takes_the_steps_of_the_snapshotter_and_detach_takes_them_back() {
         ("sdq", 1 << 20)
     );
     let target = "sys/kernel/config/target";
-    let core = format!("{target}/core/user_{HBA}/disk");
+    let core = format!("{target}/core/{OBD_ADAPTER}/disk");
     let naa = names::naa("disk", 0);
     let directory = format!("{target}/loopback/{naa}");
     let config = scene.config();
     let expected = [
         format!("mkdir {target}/core"),
-        format!("mkdir {target}/core/user_{HBA}"),
+        format!("mkdir {target}/core/{OBD_ADAPTER}"),
         format!("mkdir {core}"),
         format!(
             "write dev_config=overlaybd/{};7 to {core}/control",
@@ -325,7 +321,7 @@ fn only_devices_without_owner_and_of_our_handler_are_unstuck() {
     scene.attach().unwrap();
     scene.put(
         "sys/class/uio/uio0/name",
-        &format!("tcm-user/{HBA}/disk/overlaybd//c;7\n"),
+        &format!("tcm-{OBD_ADAPTER}/disk/overlaybd//c;7\n"),
     );
     scene.put("sys/class/uio/uio1/name", "tcm-user/1/other/file//x\n");
     scene.put(
@@ -348,7 +344,7 @@ fn only_devices_without_owner_and_of_our_handler_are_unstuck() {
     assert_eq!(frees(scene.take_steps()), [""; 0]);
     fs::remove_file(open).unwrap();
     drop(unstick(&scene.host));
-    let action = format!("sys/kernel/config/target/core/user_{HBA}/disk/action");
+    let action = format!("sys/kernel/config/target/core/{OBD_ADAPTER}/disk/action");
     let expected = [
         format!("write 1 to {action}/block_dev"),
         format!("write 2 to {action}/reset_ring"),

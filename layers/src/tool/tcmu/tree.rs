@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::Path;
 
 /// What is done to files that are doors into the kernel. All may block.
-pub trait Tree: Debug + Send + Sync {
+pub(super) trait Tree: Debug + Send + Sync {
     /// Makes one directory.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ pub trait Tree: Debug + Send + Sync {
 
 /// The kernel's own files.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct RealTree;
+pub(super) struct RealTree;
 
 impl Tree for RealTree {
     fn make_dir(&self, path: &Path) -> io::Result<()> {
