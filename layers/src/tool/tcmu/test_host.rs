@@ -321,7 +321,7 @@ fn only_devices_without_owner_and_of_our_handler_are_unstuck() {
     scene.attach().unwrap();
     scene.put(
         "sys/class/uio/uio0/name",
-        &format!("tcm-{OBD_ADAPTER}/disk/overlaybd//c;7\n"),
+        "tcm-user/999999998/disk/overlaybd//c;7\n",
     );
     scene.put("sys/class/uio/uio1/name", "tcm-user/1/other/file//x\n");
     scene.put(
