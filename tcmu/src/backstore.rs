@@ -16,8 +16,8 @@ const CORE: &str = "/sys/kernel/config/target/core";
 const SERIAL_LABEL: &str = "T10 VPD Unit Serial Number: ";
 
 /// One device of the kernel's target.
-#[derive(Debug)]
-pub struct Backstore {
+#[derive(Debug, Clone)]
+pub(crate) struct Backstore {
     dir: PathBuf,
     name: String,
 }
@@ -25,7 +25,7 @@ pub struct Backstore {
 impl Backstore {
     /// That of the device `name`.
     #[must_use]
-    pub fn of(name: &UioName) -> Self {
+    pub(crate) fn of(name: &UioName) -> Self {
         Self::below(Path::new(CORE), name)
     }
 
@@ -41,7 +41,7 @@ impl Backstore {
     ///
     /// # Errors
     /// From the kernel; one too old for it says `NotFound`.
-    pub fn block(&self, is_blocked: bool) -> io::Result<()> {
+    pub(crate) fn block(&self, is_blocked: bool) -> io::Result<()> {
         self.act("block_dev", if is_blocked { "1" } else { "0" })
     }
 
@@ -50,7 +50,7 @@ impl Backstore {
     ///
     /// # Errors
     /// From the kernel; one too old for it says `NotFound`.
-    pub fn reset_ring(&self) -> io::Result<()> {
+    pub(crate) fn reset_ring(&self) -> io::Result<()> {
         self.act("reset_ring", "1")
     }
 
@@ -61,7 +61,7 @@ impl Backstore {
     /// The serial that was given to it, or one made of its name: two devices of one image must not
     /// have the same, or they would be taken for two ways to one disk.
     #[must_use]
-    pub fn serial(&self) -> String {
+    pub(crate) fn serial(&self) -> String {
         let text = fs::read_to_string(self.dir.join("wwn/vpd_unit_serial")).unwrap_or_default();
         let given = text.trim_end().strip_prefix(SERIAL_LABEL.trim_end());
         match given.map(str::trim).filter(|serial| !serial.is_empty()) {

@@ -15,7 +15,7 @@ use crate::error::Error;
 
 /// Who answers; ends when dropped.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     _exporter: Option<Exporter>,
     _files: Vec<SocketFile>,
 }
@@ -25,7 +25,7 @@ impl Control {
     ///
     /// # Errors
     /// When somebody else listens there; the message says what to do.
-    pub fn start(service: &Service, devices: &Arc<Devices>) -> Result<Self, Error> {
+    pub(crate) fn start(service: &Service, devices: &Arc<Devices>) -> Result<Self, Error> {
         let mut sites = Vec::new();
         let mut files = Vec::new();
         let config = service.config();

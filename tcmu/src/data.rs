@@ -9,7 +9,7 @@ use crate::scsi::ByteRange;
 
 /// What is left of a command's data.
 #[derive(Debug, Clone)]
-pub struct Data<'a> {
+pub(crate) struct Data<'a> {
     region: &'a Region,
     parts: &'a [DataRange],
     /// Bytes of the first part that were taken.
@@ -19,7 +19,7 @@ pub struct Data<'a> {
 impl<'a> Data<'a> {
     /// All of it.
     #[must_use]
-    pub fn new(region: &'a Region, parts: &'a [DataRange]) -> Self {
+    pub(crate) fn new(region: &'a Region, parts: &'a [DataRange]) -> Self {
         Self {
             region,
             parts,
@@ -29,15 +29,9 @@ impl<'a> Data<'a> {
 
     /// Bytes that are left.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         let all: u64 = self.parts.iter().map(|part| part.len as u64).sum();
         all - self.taken as u64
-    }
-
-    /// Is nothing left?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Takes the next part, up to `most` bytes of it; `None` at the end.
@@ -60,7 +54,7 @@ impl<'a> Data<'a> {
     }
 
     /// Copies the next bytes out of the data area; returns how many there were.
-    pub fn copy_out(&mut self, buf: &mut [u8]) -> usize {
+    pub(crate) fn copy_out(&mut self, buf: &mut [u8]) -> usize {
         let mut copied = 0;
         while let Some(rest) = buf.get_mut(copied..).filter(|rest| !rest.is_empty()) {
             let Some(range) = self.next(rest.len()) else {
@@ -76,7 +70,7 @@ impl<'a> Data<'a> {
     }
 
     /// Copies `bytes` into the data area, as far as there is room.
-    pub fn copy_in(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn copy_in(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let Some(range) = self.next(bytes.len()) else {
                 return;
@@ -94,7 +88,12 @@ impl<'a> Data<'a> {
     ///
     /// # Errors
     /// As [`Image::read_at`].
-    pub fn fill_from(mut self, image: &Image, range: ByteRange, wait: Wait) -> Result<Progress> {
+    pub(crate) fn fill_from(
+        mut self,
+        image: &Image,
+        range: ByteRange,
+        wait: Wait,
+    ) -> Result<Progress> {
         let mut offset = range.offset;
         let end = range.offset + range.len;
         while offset < end {

@@ -6,7 +6,6 @@
 //! may not open at once. Then commands fail, rather than to hang the host, until it does.
 //!
 //! Invariants
-//! - the ring thread never waits for a disk or the network.
 //! - a worker holds the mapping as long as it works on a command's data.
 
 use std::io;
@@ -19,10 +18,11 @@ use layers::Service;
 use rustix::event::EventfdFlags;
 
 use crate::backstore::Backstore;
-use crate::disk::{BLOCK_LEN, Disk};
-use crate::dispatch::RingThread;
+use crate::disk::Disk;
+use crate::dispatch::{End, RingThread};
 use crate::error::Error;
 use crate::ring::{self, Completer, Region, Taker};
+use crate::scsi::limits::BLOCK_LEN;
 use crate::uio::Uio;
 use crate::workers::Workers;
 use crate::write_queue::WriteQueue;
@@ -109,16 +109,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// Takes up the device `uio`: maps its memory; serves it from [`Device::start`] on.
-    ///
-    /// # Errors
-    /// `Kernel` when the device cannot be opened or its ring makes no sense.
-    pub fn open(uio: Uio) -> Result<(Self, Taker), Error> {
-        let region = Region::open(uio.number)?;
-        Self::over(uio, region)
-    }
-
-    /// The same, over memory that is mapped already.
+    /// Takes up the device `uio`, whose memory is `region`; serves it from [`Device::start`] on.
     ///
     /// # Errors
     /// `Ring` when its ring makes no sense.
@@ -159,15 +150,19 @@ impl Device {
         self.shared.open_disk(service)
     }
 
-    /// Answers commands from now on.
+    /// Answers commands from now on. When it does no more, `ended` is told why, by the thread that did.
     ///
     /// # Errors
     /// `Io` when there are no threads left.
-    pub fn start(&self, taker: Taker) -> Result<(), Error> {
+    pub fn start(
+        &self,
+        taker: Taker,
+        ended: impl FnOnce(End) + Send + 'static,
+    ) -> Result<(), Error> {
         let thread = RingThread::new(Arc::clone(&self.shared), taker, Arc::clone(&self.stop));
         let spawned = std::thread::Builder::new()
             .name(format!("uio{}", self.shared.uio.number))
-            .spawn(move || thread.run())
+            .spawn(move || ended(thread.run()))
             .map_err(|error| Error::io("start thread", error))?;
         *self.thread() = Some(spawned);
         Ok(())
@@ -187,7 +182,7 @@ impl Device {
 
     /// Its disk, if the image is open.
     #[must_use]
-    pub fn disk(&self) -> Option<&Disk> {
+    pub(crate) fn disk(&self) -> Option<&Disk> {
         self.shared.disk()
     }
 
@@ -195,12 +190,6 @@ impl Device {
     #[must_use]
     pub fn pause(&self, time: Duration) -> bool {
         self.shared.pause(time)
-    }
-
-    /// Does it answer no more, since the kernel has removed it?
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        self.thread().as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Takes no more commands and waits for those that are being done, but not beyond `deadline`: a

@@ -1,6 +1,10 @@
 //! All devices of the host that are ours.
 //!
-//! serve, adopt -> **devices** -> device
+//! serve, follow, adopt -> **devices** -> device
+//!
+//! The kernel gives the number of a device that is gone to the next at once. So a device has its place in
+//! the table as soon as it is heard of, in the order of the kernel's events, and whoever is done with one
+//! looks whether the place is still its own.
 //!
 //! Invariants
 //! - a device of the kernel is in the table at most once, and so is a name that its config gave it.
@@ -18,40 +22,53 @@ use layers::config::ServiceConfig;
 use layers::exporter::Disks;
 use layers::tcmu_names::UioName;
 
+use crate::adopt;
 use crate::device::Device;
+use crate::dispatch::End;
 use crate::error::Error;
 use crate::outcome;
+use crate::ring::{Region, Taker};
 use crate::uio::Uio;
+use crate::workers::Workers;
+
+/// Devices that are closed at the same time.
+const CLOSERS_MAX: usize = 32;
 
 /// A removed device's commands have this time to end; none should be under way.
-const DETACH_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A device that the kernel has removed is known to be gone after this time.
-const GONE_TIMEOUT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An image that did not open after a restart is tried again after this time, which doubles ...
-const REOPEN_FIRST: Duration = Duration::from_secs(5);
+const AGAIN_FIRST: Duration = Duration::from_secs(5);
 /// ... up to this.
-const REOPEN_MAX: Duration = Duration::from_secs(60);
+pub(crate) const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// See the module's description.
 #[derive(Debug)]
-pub struct Devices {
+pub(crate) struct Devices {
     service: Service,
     /// Of the service.
     config: Option<PathBuf>,
     /// By the number of the uio device.
     table: Mutex<BTreeMap<u32, Arc<Device>>>,
+    pub(crate) closers: Workers,
+}
+
+/// A device that has its place, and is not served yet.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    device: Arc<Device>,
+    taker: Taker,
 }
 
 impl Devices {
     /// None yet. `config` is the path that `service` was made of.
     #[must_use]
-    pub fn new(service: Service, config: Option<PathBuf>) -> Self {
+    pub(crate) fn new(service: Service, config: Option<PathBuf>) -> Self {
         Self {
             service,
             config,
             table: Mutex::default(),
+            closers: Workers::new("closer", CLOSERS_MAX),
         }
     }
 
@@ -61,7 +78,7 @@ impl Devices {
 
     /// The devices there are now.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Device>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Device>> {
         self.table().values().cloned().collect()
     }
 
@@ -76,62 +93,74 @@ impl Devices {
         }
     }
 
-    /// Takes up a device that the kernel has made: opens its image and serves it. A device that is
-    /// served already is left alone. Blocks as long as the image takes to open.
+    /// Maps the memory of a device that the kernel has made, has `prepare` done, and gives it its place;
+    /// `None`, and nothing done, when it has one. Does not wait.
     ///
     /// # Errors
-    /// When the device, or its image, cannot be opened; the result file says why as well.
-    pub fn attach(&self, uio: Uio) -> Result<(), Error> {
-        let served = self.table().get(&uio.number).cloned();
-        if let Some(device) = served {
-            if !is_gone_soon(&device) {
-                return Ok(());
+    /// When the device cannot be opened, or its id is taken.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        uio: Uio,
+        prepare: impl FnOnce(),
+    ) -> Result<Option<Admitted>, Error> {
+        let region = match Region::open(uio.number) {
+            // The kernel lets it be opened once: that was here.
+            Err(error) if error.is_busy() && self.table().contains_key(&uio.number) => {
+                return Ok(None);
             }
-            // Its number was given to another before the news came that it is no more.
-            self.detach(uio.number);
-        }
-        let name = uio.name.clone();
-        let number = uio.number;
-        let attached = self.open(uio);
-        tell(&name, &attached);
-        if attached.is_ok() && !self.table().contains_key(&number) {
-            // It was removed meanwhile.
-            outcome::forget(&name);
-        }
-        attached
-    }
-
-    fn open(&self, uio: Uio) -> Result<(), Error> {
-        let number = uio.number;
-        let (device, taker) = Device::open(uio)?;
+            opened => opened?,
+        };
+        prepare();
+        let (device, taker) = Device::over(uio, region)?;
         let device = Arc::new(device);
-        self.insert(&device)?;
-        let opened = device.open_disk(&self.service()).map_err(Error::from);
-        opened
-            .and_then(|()| device.start(taker))
-            .inspect_err(|_| drop(self.table().remove(&number)))
+        // Of a device that went away without an event.
+        if let Some(stale) = self.insert(&device)? {
+            self.close_later(stale);
+        }
+        Ok(Some(Admitted { device, taker }))
     }
 
-    /// Takes up a device that an earlier daemon has served. Should its image not open, its commands
+    fn insert(&self, device: &Arc<Device>) -> Result<Option<Arc<Device>>, Error> {
+        let name = &device.uio().name;
+        let mut table = self.table();
+        let is_taken = |other: &Arc<Device>| other.uio().name.dev_id == name.dev_id;
+        if !name.dev_id.is_empty() && table.values().any(is_taken) {
+            return Err(Error::DuplicatedId(name.dev_id.clone()));
+        }
+        Ok(table.insert(device.uio().number, Arc::clone(device)))
+    }
+
+    /// Opens the image of the device and serves it. Blocks as long as the image takes to open.
+    ///
+    /// # Errors
+    /// When the image cannot be opened; the result file says why as well. The device loses its place.
+    pub(crate) fn serve(self: &Arc<Self>, admitted: Admitted) -> Result<(), Error> {
+        let Admitted { device, taker } = admitted;
+        let opened = device.open_disk(&self.service()).map_err(Error::from);
+        let served = opened.and_then(|()| self.start(&device, taker));
+        match &served {
+            Ok(()) => self.tell(&device, Ok(())),
+            Err(error) => {
+                self.tell(&device, Err(&error.to_string()));
+                self.remove(&device);
+            }
+        }
+        served
+    }
+
+    /// Serves a device that an earlier daemon has served. Should its image not open, its commands
     /// fail, and it is tried again until it does.
     ///
     /// # Errors
-    /// When the device cannot be opened.
-    pub fn adopt(&self, uio: Uio) -> Result<(), Error> {
-        let name = uio.name.clone();
-        let adopted = self.open_again(uio);
-        tell(&name, &adopted);
-        adopted
-    }
-
-    fn open_again(&self, uio: Uio) -> Result<(), Error> {
-        let (device, taker) = Device::open(uio)?;
-        let device = Arc::new(device);
-        self.insert(&device)?;
+    /// When there are no threads left. The device loses its place.
+    pub(crate) fn serve_again(self: &Arc<Self>, admitted: Admitted) -> Result<(), Error> {
+        let Admitted { device, taker } = admitted;
         let opened = device.open_disk(&self.service());
-        device
-            .start(taker)
-            .inspect_err(|_| drop(self.table().remove(&device.uio().number)))?;
+        if let Err(error) = self.start(&device, taker) {
+            self.remove(&device);
+            return Err(error);
+        }
+        self.tell(&device, Ok(()));
         if let Err(error) = opened {
             let name = &device.uio().name.device;
             log::error!("{name}: {error}; its I/O fails until the image opens");
@@ -140,33 +169,70 @@ impl Devices {
         Ok(())
     }
 
-    fn insert(&self, device: &Arc<Device>) -> Result<(), Error> {
-        let name = &device.uio().name;
-        let mut table = self.table();
-        let is_taken = |other: &Arc<Device>| other.uio().name.dev_id == name.dev_id;
-        if !name.dev_id.is_empty() && table.values().any(is_taken) {
-            drop(table);
-            let message = format!("duplicated dev id: {}", name.dev_id);
-            if let Err(error) = layers::image::refuse(&name.config, &message) {
-                log::warn!("{error}");
+    fn start(self: &Arc<Self>, device: &Arc<Device>, taker: Taker) -> Result<(), Error> {
+        let (devices, ended) = (Arc::downgrade(self), Arc::downgrade(device));
+        device.start(taker, move |end| {
+            if let (Some(devices), Some(device)) = (devices.upgrade(), ended.upgrade()) {
+                devices.ended(device, end);
             }
-            return Err(Error::DuplicatedId(name.dev_id.clone()));
+        })
+    }
+
+    /// A device's ring thread is at its end.
+    fn ended(self: &Arc<Self>, device: Arc<Device>, end: End) {
+        match end {
+            End::Stopped => {}
+            End::Gone => {
+                if self.remove(&device) {
+                    self.close_later(device);
+                }
+            }
+            End::Broken => {
+                if self.remove(&device) {
+                    let devices = Arc::clone(self);
+                    let again = move || adopt::take_up_again(&devices, device);
+                    self.closers.submit(Box::new(again));
+                }
+            }
         }
-        table.insert(device.uio().number, Arc::clone(device));
-        Ok(())
+    }
+
+    /// Tells of the device, if it still has its place.
+    fn tell(&self, device: &Arc<Device>, outcome: Result<(), &str>) {
+        let uio = device.uio();
+        let table = self.table();
+        if is_at(&table, device) {
+            outcome::tell(&uio.name, outcome);
+        }
+    }
+
+    /// Takes the device's place from it. False when it has none.
+    fn remove(&self, device: &Arc<Device>) -> bool {
+        let mut table = self.table();
+        is_at(&table, device) && table.remove(&device.uio().number).is_some()
+    }
+
+    /// Takes its place from the device of this number and name.
+    pub(crate) fn take(&self, number: u32, name: &UioName) -> Option<Arc<Device>> {
+        let mut table = self.table();
+        let is_meant = |device: &Arc<Device>| device.uio().name == *name;
+        match table.get(&number).is_some_and(is_meant) {
+            true => table.remove(&number),
+            false => None,
+        }
     }
 
     /// Tries to open the image of `device` until it opens, or the device goes away.
     fn reopen(&self, device: Arc<Device>) -> Result<(), Error> {
         let service = self.service();
         let work = move || {
-            let mut wait = REOPEN_FIRST;
+            let mut wait = AGAIN_FIRST;
             while device.pause(wait) {
                 match device.open_disk(&service) {
                     Ok(()) => return,
                     Err(error) => log::warn!("{}: {error}", device.uio().name.device),
                 }
-                wait = (wait * 2).min(REOPEN_MAX);
+                wait = (wait * 2).min(AGAIN_MAX);
             }
         };
         let thread = std::thread::Builder::new().name("reopen".to_owned());
@@ -176,39 +242,35 @@ impl Devices {
             .map_err(|error| Error::io("start thread", error))
     }
 
-    /// Lets go of a device that the kernel removes, and closes its image. False for one that is not
-    /// served. Blocks.
-    pub fn detach(&self, number: u32) -> bool {
-        let Some(device) = self.table().remove(&number) else {
-            return false;
-        };
+    fn close_later(self: &Arc<Self>, device: Arc<Device>) {
+        let devices = Arc::clone(self);
+        self.closers.submit(Box::new(move || devices.close(device)));
+    }
+
+    /// Lets go of a device that has no place any more, and closes its image. Blocks.
+    pub(crate) fn close(&self, device: Arc<Device>) {
         let name = device.uio().name.clone();
-        if !device.stop(Instant::now() + DETACH_TIMEOUT) {
+        if !device.stop(Instant::now() + CLOSE_TIMEOUT) {
             log::warn!("{}: removed while commands were under way", name.device);
         }
         drop(device);
-        outcome::forget(&name);
+        self.forget(&name);
         log::info!("{}: removed", name.device);
-        true
     }
-}
 
-/// Does the kernel let go of the device? Blocks for a moment.
-fn is_gone_soon(device: &Device) -> bool {
-    let deadline = Instant::now() + GONE_TIMEOUT;
-    while !device.is_gone() {
-        if Instant::now() >= deadline || !device.pause(GONE_TIMEOUT / 100) {
-            return false;
+    /// Tells that nobody has the device any more, unless another of its name is there by now.
+    pub(crate) fn forget(&self, name: &UioName) {
+        let same = |other: &UioName| (other.hba, &other.device) == (name.hba, &name.device);
+        let table = self.table();
+        if !table.values().any(|other| same(&other.uio().name)) {
+            outcome::forget(name);
         }
     }
-    true
 }
 
-fn tell(name: &UioName, outcome: &Result<(), Error>) {
-    match outcome {
-        Ok(()) => outcome::tell(name, Ok(())),
-        Err(error) => outcome::tell(name, Err(&error.to_string())),
-    }
+fn is_at(table: &BTreeMap<u32, Arc<Device>>, device: &Arc<Device>) -> bool {
+    let there = table.get(&device.uio().number);
+    there.is_some_and(|there| Arc::ptr_eq(there, device))
 }
 
 impl Disks for Devices {

@@ -12,17 +12,11 @@ use layers::metrics::DiskMetrics;
 use layers::tcmu_names::UioName;
 use layers::{Access, Complaints, Image, Result, Service, WritePace};
 
-use crate::scsi;
-
-/// The unit of SCSI addresses, in bytes.
-pub const BLOCK_BYTES: u64 = BLOCK_LEN as u64;
-
-/// The same, of a buffer.
-pub(crate) const BLOCK_LEN: usize = 512;
+use crate::scsi::{self, limits::BLOCK_BYTES};
 
 /// One disk.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     image: Image,
     config: PathBuf,
     name: String,
@@ -39,7 +33,7 @@ impl Disk {
     ///
     /// # Errors
     /// As [`Image::open`].
-    pub fn open(
+    pub(crate) fn open(
         name: &UioName,
         serial: String,
         transfer_blocks_max: u32,
@@ -70,49 +64,49 @@ impl Disk {
 
     /// What messages call it: the kernel's name of the device, and the config.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The image behind it.
     #[must_use]
-    pub fn image(&self) -> &Image {
+    pub(crate) fn image(&self) -> &Image {
         &self.image
     }
 
     /// The file that describes the image.
     #[must_use]
-    pub fn config(&self) -> &std::path::Path {
+    pub(crate) fn config(&self) -> &std::path::Path {
         &self.config
     }
 
     /// What SCSI commands are checked against and answered from.
     #[must_use]
-    pub fn facts(&self) -> &scsi::Disk {
+    pub(crate) fn facts(&self) -> &scsi::Disk {
         &self.facts
     }
 
     /// How writes have gone lately.
     #[must_use]
-    pub fn pace(&self) -> &WritePace {
+    pub(crate) fn pace(&self) -> &WritePace {
         &self.pace
     }
 
     /// What the host does with it.
     #[must_use]
-    pub fn metrics(&self) -> &Arc<DiskMetrics> {
+    pub(crate) fn metrics(&self) -> &Arc<DiskMetrics> {
         &self.metrics
     }
 
     /// How long a read that the host's own disk refuses is tried again.
     #[must_use]
-    pub fn read_retry(&self) -> Duration {
+    pub(crate) fn read_retry(&self) -> Duration {
         self.read_retry
     }
 
     /// Logs a failed or senseless command, at most one a second.
     #[cold]
-    pub fn report(&self, what: fmt::Arguments<'_>) {
+    pub(crate) fn report(&self, what: fmt::Arguments<'_>) {
         self.complaints.report(&self.name, what);
     }
 }

@@ -50,9 +50,18 @@ struct Answerer {
 
 enum Wake {
     Commands,
-    Stop,
-    /// The kernel's device is no more.
+    End(End),
+}
+
+/// Why a device is not served any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was stopped.
+    Stopped,
+    /// The kernel has removed it.
     Gone,
+    /// Its ring makes no sense.
+    Broken,
 }
 
 impl RingThread {
@@ -70,32 +79,29 @@ impl RingThread {
         }
     }
 
-    /// Serves the device until it is stopped, or gone.
-    pub(crate) fn run(mut self) {
+    /// Serves the device until there is a reason not to.
+    pub(crate) fn run(mut self) -> End {
         loop {
             if let Err(error) = self.drain() {
                 let device = &self.answerer.shared.uio.name.device;
-                log::error!(
-                    "{device}: {error}; it answers no more until the daemon is restarted, which \
-                     resets its ring"
-                );
-                return;
+                log::error!("{device}: {error}; its ring is reset and it is taken up again");
+                return End::Broken;
             }
-            match self.sleep() {
-                Wake::Commands => {}
-                Wake::Stop => return,
-                Wake::Gone => {
-                    let device = &self.answerer.shared.uio.name.device;
-                    log::info!("{device}: the kernel has removed it");
-                    return;
-                }
+            if let Wake::End(end) = self.sleep() {
+                return end;
             }
         }
     }
 
     /// Takes and begins all commands there are.
     fn drain(&mut self) -> Result<(), crate::error::Error> {
+        let mut taken = 0_usize;
         let drained = loop {
+            // A ring that is never empty must not keep what is staged.
+            taken += 1;
+            if taken.is_multiple_of(TELL_EVERY) {
+                self.answerer.commit();
+            }
             match self.taker.take(&mut self.command) {
                 Ok(Taken::Command) => self.answerer.begin(&self.command),
                 Ok(Taken::Malformed) => self.answerer.refuse(self.command.id),
@@ -114,7 +120,7 @@ impl RingThread {
     fn sleep(&self) -> Wake {
         let region = &self.answerer.shared.region;
         let Some(device) = region.device() else {
-            return Wake::Gone;
+            return Wake::End(End::Gone);
         };
         let mut fds = [
             PollFd::from_borrowed_fd(device, PollFlags::IN),
@@ -126,17 +132,17 @@ impl RingThread {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
                     log::error!("wait for commands: {error}");
-                    return Wake::Gone;
+                    return Wake::End(End::Gone);
                 }
             }
         }
         let [commands, stop] = fds.map(|fd| fd.revents());
         if !stop.is_empty() {
-            return Wake::Stop;
+            return Wake::End(End::Stopped);
         }
         match commands.contains(PollFlags::IN) && region.acknowledge().is_ok() {
             true => Wake::Commands,
-            false => Wake::Gone,
+            false => Wake::End(End::Gone),
         }
     }
 }
@@ -175,7 +181,6 @@ impl Answerer {
                 self.answer(command.id, Status::Good);
             }
             Action::Done => self.answer(command.id, Status::Good),
-            // UNKNOWN_OP would have the kernel say the same, and warn in its log.
             Action::Unsupported => self.answer(command.id, Sense::invalid_opcode().into()),
             Action::ModeSelect { ten, list_len } => {
                 let status = execute::mode_select(&self.shared, disk, command, ten, list_len);

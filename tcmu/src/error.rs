@@ -51,6 +51,15 @@ impl Error {
             source,
         }
     }
+
+    /// Does somebody else have it?
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error() == Some(libc::EBUSY),
+            _ => false,
+        }
+    }
 }
 
 impl From<layers::Error> for Error {

@@ -12,10 +12,11 @@ use layers::{ErrorKind, Wait};
 
 use crate::data::Data;
 use crate::device::Shared;
-use crate::disk::{BLOCK_LEN, Disk};
+use crate::disk::Disk;
 use crate::gather::Gather;
 use crate::ring::{Command, DataRange, Status};
-use crate::scsi::{self, Action, ByteRange};
+use crate::scsi::limits::BLOCK_LEN;
+use crate::scsi::{self, Action, ByteRange, Sense};
 use crate::sense;
 
 /// The longest piece that is verified, or written over and over, at once.
@@ -91,14 +92,11 @@ impl Job {
             Action::Read(range) => self.read(disk, *range),
             Action::Verify(range) => self.verify(disk, *range),
             Action::Write { range, fua } => self.write(disk, *range, *fua),
-            // A block of zeros is unmapped whether it has to be or not.
-            Action::WriteSame {
-                range, no_data_out, ..
-            } => self.write_same(disk, *range, *no_data_out),
+            Action::WriteSame { range, no_data_out } => self.write_same(disk, *range, *no_data_out),
             Action::Unmap { list_len } => self.unmap(disk, *list_len),
-            Action::Flush { .. } => flush(disk),
+            Action::Flush => flush(disk),
             Action::Reply(_) | Action::Done | Action::ModeSelect { .. } | Action::Unsupported => {
-                Err(Status::UnknownOp)
+                Err(Sense::invalid_opcode().into())
             }
         };
         lane.settled();
@@ -140,9 +138,12 @@ impl Job {
         loop {
             let Err(error) = read() else { return Ok(()) };
             let left = disk.read_retry().saturating_sub(self.began.elapsed());
-            if error.kind() != ErrorKind::Io || left.is_zero() || !self.shared.pause(wait.min(left))
-            {
+            if error.kind() != ErrorKind::Io || left.is_zero() {
                 return Err(sense::of_read(disk, &error));
+            }
+            if !self.shared.pause(wait.min(left)) {
+                // The next daemon is asked again.
+                return Err(Status::Busy);
             }
             failures += 1;
             if failures % RETRIES_TOLD == 1 {
@@ -261,7 +262,7 @@ fn operation(action: &Action) -> Operation {
         Action::Read(_) => Operation::Read,
         Action::Write { .. } => Operation::Write,
         Action::WriteSame { .. } | Action::Unmap { .. } => Operation::Zero,
-        Action::Flush { .. } => Operation::Flush,
+        Action::Flush => Operation::Flush,
         _ => Operation::Other,
     }
 }

@@ -3,9 +3,9 @@
 //! A command passes through the modules from top to bottom, and its answer back up:
 //!
 //! ```text
-//! args -> serve                         one process for the host; signals, systemd
+//! args -> serve (lock)                  one process for the host; signals, systemd
 //!   adopt (netlink_gate)                devices that an earlier daemon has left
-//!   netlink                             what the kernel wants made and removed
+//!   follow (netlink)                    what the kernel wants made and removed
 //!     devices -> device                 table of devices; one device, its threads
 //!       uio, backstore                  its names in sysfs and configfs
 //!       ring -> dispatch                takes commands from the kernel's ring
@@ -18,25 +18,27 @@
 //!
 //! `control` answers Prometheus and takes live snapshots; `outcome` tells `obd` how devices fare.
 
-pub mod adopt;
+mod adopt;
 pub mod args;
-pub mod backstore;
-pub mod control;
-pub mod data;
+mod backstore;
+mod control;
+mod data;
 pub mod device;
-pub mod devices;
-pub mod disk;
+mod devices;
+mod disk;
 mod dispatch;
 pub mod error;
 mod execute;
+mod follow;
 mod gather;
+mod lock;
 pub mod netlink;
-pub mod netlink_gate;
-pub mod outcome;
+mod netlink_gate;
+mod outcome;
 pub mod ring;
 pub mod scsi;
 mod sense;
 pub mod serve;
 pub mod uio;
-pub mod workers;
+mod workers;
 mod write_queue;

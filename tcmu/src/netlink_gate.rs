@@ -12,7 +12,7 @@ const PARAMETERS: &str = "/sys/module/target_core_user/parameters";
 
 /// The kernel refuses to make or remove devices (whoever asks, asks again) until this is dropped.
 #[derive(Debug)]
-pub struct NetlinkGate {
+pub(crate) struct NetlinkGate {
     file: PathBuf,
 }
 
@@ -22,7 +22,7 @@ impl NetlinkGate {
     ///
     /// # Errors
     /// From the kernel.
-    pub fn close() -> io::Result<Option<Self>> {
+    pub(crate) fn close() -> io::Result<Option<Self>> {
         Self::close_below(Path::new(PARAMETERS))
     }
 

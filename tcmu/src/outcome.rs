@@ -13,11 +13,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use layers::tcmu_names::{OUTCOMES, UioName, outcome_name};
 
 /// Forgets what an earlier daemon has told.
-pub fn clear() {
+pub(crate) fn clear() {
     let Ok(entries) = fs::read_dir(OUTCOMES) else {
         return;
     };
@@ -27,13 +28,16 @@ pub fn clear() {
 }
 
 /// The outcome of taking up a device.
-pub fn tell(name: &UioName, outcome: Result<(), &str>) {
+pub(crate) fn tell(name: &UioName, outcome: Result<(), &str>) {
     let text = match outcome {
         Ok(()) => "success".to_owned(),
         Err(reason) => format!("failed: {reason}"),
     };
+    static TOLD: AtomicU64 = AtomicU64::new(0);
     let path = path(name);
-    let temporary = path.with_extension("new");
+    let number = TOLD.fetch_add(1, Ordering::Relaxed);
+    // No device's name begins with a dot.
+    let temporary = Path::new(OUTCOMES).join(format!(".{number}"));
     // Who reads it finds all of it or nothing.
     let written = fs::create_dir_all(OUTCOMES)
         .and_then(|()| fs::write(&temporary, text))
@@ -44,7 +48,7 @@ pub fn tell(name: &UioName, outcome: Result<(), &str>) {
 }
 
 /// The device is let go of, and its image closed.
-pub fn forget(name: &UioName) {
+pub(crate) fn forget(name: &UioName) {
     remove_file(&path(name));
 }
 

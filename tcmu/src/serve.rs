@@ -1,49 +1,35 @@
 //! One process for the host: takes up what is there, then follows the kernel until a signal.
 //!
-//! main -> **serve** -> adopt, devices, netlink
+//! main -> **serve** -> adopt, follow, control
 //!
 //! Source: format reference 8.3, 8.6; sd_notify(3).
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use layers::Service;
 use layers::config::ServiceConfig;
 use layers::log_file::LogOutput;
-use layers::tcmu_names::DAEMON_LOCK;
 use rustix::process::{Resource, Rlimit};
 use sd_notify::NotifyState;
 
-use crate::adopt;
+use crate::adopt::{self, Adoption};
 use crate::args::Args;
 use crate::backstore::Backstore;
 use crate::control::Control;
 use crate::device::Device;
 use crate::devices::Devices;
 use crate::error::Error;
-use crate::netlink::{Event, EventKind, Netlink};
+use crate::follow::Follower;
+use crate::lock;
+use crate::netlink::Netlink;
 use crate::netlink_gate::NetlinkGate;
 use crate::outcome;
-use crate::uio;
-use crate::workers::Workers;
-
-/// Devices that are made or removed at the same time.
-const OPENERS_MAX: usize = 32;
-
-/// How often the end of the process is looked for while no event comes.
-const EVENT_WAIT: Duration = Duration::from_millis(500);
 
 /// At the end, time for commands that are under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Time for the daemon before to be gone.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Files that the process wants to have open at most.
 const FILES_WANTED: u64 = 1 << 20;
@@ -59,7 +45,7 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     if args.log_level.is_none() {
         log::set_max_level(config.log.filter());
     }
-    let _lock = lock()?;
+    let _lock = lock::take()?;
     raise_file_limit();
     let (mut wake, waker) = UnixStream::pair().map_err(|error| Error::io("make socket", error))?;
     register_signals(&waker).map_err(|error| Error::io("handle signals", error))?;
@@ -68,11 +54,10 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     let devices = Arc::new(Devices::new(service.clone(), args.config.clone()));
     // From here on no event is missed.
     let netlink = Arc::new(Netlink::open()?);
-    take_up_what_is_there(&netlink, &devices)?;
+    let adoptions = admit_what_is_there(&netlink, &devices)?;
     let control = Control::start(&service, &devices)?;
     let follower = Follower::start(netlink, &devices)?;
-    notify(NotifyState::Ready);
-    log::info!("ready; {} devices", devices.all().len());
+    take_up(&devices, adoptions)?;
 
     wake.read_exact(&mut [0])
         .map_err(|error| Error::io("wait for a signal", error))?;
@@ -82,36 +67,6 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     drop(control);
     end(&devices.all());
     Ok(())
-}
-
-/// Makes sure that this is the only daemon of the host, and tells others that there is one. Who looks
-/// whether there is one holds the lock for a moment.
-fn lock() -> Result<File, Error> {
-    let path = Path::new(DAEMON_LOCK);
-    let fail = |error| Error::file("open lock", path, error);
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(fail)?;
-    let deadline = Instant::now() + LOCK_WAIT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::Error(error)) => return Err(fail(error)),
-            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                return Err(Error::AlreadyRunning(path.display().to_string()));
-            }
-            Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_WAIT / 100),
-        }
-    }
-    let written = file
-        .set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(|error| Error::file("write lock", path, error))?;
-    Ok(file)
 }
 
 fn raise_file_limit() {
@@ -154,112 +109,31 @@ fn notify(state: NotifyState<'_>) {
     }
 }
 
-/// Nobody makes or removes devices while those are counted that are there.
-fn take_up_what_is_there(netlink: &Netlink, devices: &Devices) -> Result<(), Error> {
-    let gate = NetlinkGate::close().map_err(|error| Error::io("block netlink", error))?;
+/// Nobody makes or removes devices while those are counted that are there; who makes one afterwards need
+/// not wait for their images.
+fn admit_what_is_there(netlink: &Netlink, devices: &Arc<Devices>) -> Result<Vec<Adoption>, Error> {
+    let _gate = NetlinkGate::close().map_err(|error| Error::io("block netlink", error))?;
     netlink.announce()?;
     outcome::clear();
-    let left = adopt::find()?;
-    // Opening them may take long; who makes a new one need not wait.
-    drop(gate);
-    if !left.is_empty() {
-        log::info!("taking up {} devices", left.len());
-    }
-    adopt::adopt(devices, left);
-    Ok(())
+    adopt::admit_all(devices)
 }
 
-/// Does what the kernel asks for: makes and removes devices, and answers.
-#[derive(Debug)]
-struct Follower {
-    thread: JoinHandle<()>,
-    is_ending: Arc<AtomicBool>,
-}
-
-impl Follower {
-    fn start(netlink: Arc<Netlink>, devices: &Arc<Devices>) -> Result<Self, Error> {
-        let is_ending = Arc::<AtomicBool>::default();
-        let (devices, ends) = (Arc::clone(devices), Arc::clone(&is_ending));
-        let thread = std::thread::Builder::new()
-            .name("netlink".to_owned())
-            .spawn(move || follow(&netlink, &devices, &ends))
-            .map_err(|error| Error::io("start thread", error))?;
-        Ok(Self { thread, is_ending })
-    }
-
-    fn stop(self) {
-        self.is_ending.store(true, Ordering::Release);
-        if self.thread.join().is_err() {
-            log::error!("the netlink thread has failed");
+/// Opens their images, and tells when all is done that there was to be done.
+fn take_up(devices: &Arc<Devices>, adoptions: Vec<Adoption>) -> Result<(), Error> {
+    let devices = Arc::clone(devices);
+    let work = move || {
+        if !adoptions.is_empty() {
+            log::info!("taking up {} devices", adoptions.len());
         }
-    }
-}
-
-/// Events are taken at once, whatever becomes of them: the kernel drops what finds no room.
-fn follow(netlink: &Arc<Netlink>, devices: &Arc<Devices>, is_ending: &AtomicBool) {
-    let openers = Workers::new("opener", OPENERS_MAX);
-    let mut rest = EVENT_WAIT;
-    while !is_ending.load(Ordering::Acquire) {
-        match netlink.receive(EVENT_WAIT) {
-            Ok(events) => {
-                rest = EVENT_WAIT;
-                for event in events {
-                    let (netlink, devices) = (Arc::clone(netlink), Arc::clone(devices));
-                    openers.submit(Box::new(move || act(&netlink, &devices, &event)));
-                }
-            }
-            Err(error) => {
-                log::error!("{error}");
-                // What fails once may fail for ever; it must not fill the log.
-                rest = (rest * 2).min(DRAIN_TIMEOUT);
-                let began = Instant::now();
-                while began.elapsed() < rest && !is_ending.load(Ordering::Acquire) {
-                    std::thread::park_timeout(EVENT_WAIT);
-                }
-            }
-        }
-    }
-    if !openers.wait_until_idle(Instant::now() + DRAIN_TIMEOUT) {
-        log::warn!("ending while devices are made or removed");
-    }
-}
-
-fn act(netlink: &Netlink, devices: &Devices, event: &Event) {
-    let Some(status) = status(devices, event) else {
-        return;
+        adopt::serve_all(&devices, adoptions);
+        notify(NotifyState::Ready);
+        log::info!("ready; {} devices", devices.all().len());
     };
-    if let Err(error) = netlink.answer(event, status) {
-        log::error!("{error}: whoever made or removed {} hangs", event.device);
-    }
-}
-
-/// What the kernel is told; `None` for a device that is another daemon's.
-fn status(devices: &Devices, event: &Event) -> Option<i32> {
-    if event.kind == EventKind::Removed && devices.detach(event.minor) {
-        return Some(0);
-    }
-    let uio = match uio::find(event.minor) {
-        Ok(uio) => uio?,
-        Err(error) => {
-            log::error!("{}: {error}", event.device);
-            return None;
-        }
-    };
-    let name = uio.name.device.clone();
-    match event.kind {
-        EventKind::Added => {}
-        EventKind::Reconfigured => return Some(-libc::EOPNOTSUPP),
-        // Ours, and not served: its image could not be opened.
-        EventKind::Removed => return Some(0),
-    }
-    match devices.attach(uio) {
-        Ok(()) => Some(0),
-        Err(error) => {
-            log::error!("{name}: {error}");
-            // As the C++ daemon, whatever the reason.
-            Some(-libc::ENOENT)
-        }
-    }
+    let thread = std::thread::Builder::new().name("adopt".to_owned());
+    let spawned = thread.spawn(work);
+    spawned
+        .map(drop)
+        .map_err(|error| Error::io("start thread", error))
 }
 
 /// Lets go of all devices in good order: none is in the middle of a command when its image is closed.

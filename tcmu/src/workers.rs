@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Something to be done once.
-pub type Task = Box<dyn FnOnce() + Send>;
+pub(crate) type Task = Box<dyn FnOnce() + Send>;
 
 /// A set of threads that does tasks in the order in which they come.
 #[derive(Debug)]
-pub struct Workers {
+pub(crate) struct Workers {
     shared: Arc<Shared>,
 }
 
@@ -55,7 +55,7 @@ impl std::fmt::Debug for State {
 impl Workers {
     /// A set of up to `threads_max` threads called `name`; none yet.
     #[must_use]
-    pub fn new(name: &'static str, threads_max: usize) -> Self {
+    pub(crate) fn new(name: &'static str, threads_max: usize) -> Self {
         Self {
             shared: Arc::new(Shared {
                 name,
@@ -68,7 +68,7 @@ impl Workers {
     }
 
     /// Has `task` done. Where no thread can be had at all, does it here.
-    pub fn submit(&self, task: Task) {
+    pub(crate) fn submit(&self, task: Task) {
         let mut state = self.shared.lock();
         state.tasks.push_back(task);
         if state.tasks.len() > state.idle && state.threads < self.shared.threads_max {
@@ -92,7 +92,7 @@ impl Workers {
     /// Waits until nothing is to be done and nothing being done; false when that lasts beyond
     /// `deadline`.
     #[must_use]
-    pub fn wait_until_idle(&self, deadline: Instant) -> bool {
+    pub(crate) fn wait_until_idle(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let is_busy = |state: &mut State| !state.tasks.is_empty() || state.threads > state.idle;
         let waited = self

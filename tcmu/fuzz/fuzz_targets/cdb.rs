@@ -77,7 +77,7 @@ fn check_action(action: &Action, disk: &Disk) {
             assert!(reply.bytes.len() <= usize::from(u16::MAX));
             false
         }
-        Action::Flush { .. } => true,
+        Action::Flush => true,
         Action::Done | Action::Unsupported => false,
     };
     assert!(disk.is_writable || !changes, "a change of a read-only disk");

@@ -49,10 +49,9 @@ fn touch(region: &Region, command: &Command, area: &std::ops::Range<usize>) {
 }
 
 fn status(choice: u8) -> Status {
-    match choice & 3 {
+    match choice % 3 {
         0 => Status::Good,
         1 => Status::Busy,
-        2 => Status::UnknownOp,
         _ => Status::CheckCondition([choice; SENSE_BYTES]),
     }
 }

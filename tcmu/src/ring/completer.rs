@@ -16,10 +16,9 @@ use super::{CMD_TAIL, Layout};
 const ANSWER: usize = 4;
 /// `cmd_id`, flags, status, two paddings, `read_len`.
 const ANSWER_BYTES: usize = 12;
-const FLAGS: usize = 3;
 const STATUS: usize = 4;
 
-const UNKNOWN_OP: u8 = 1;
+const GOOD: u8 = 0;
 const CHECK_CONDITION: u8 = 2;
 const BUSY: u8 = 8;
 
@@ -32,8 +31,6 @@ pub enum Status {
     CheckCondition([u8; SENSE_BYTES]),
     /// BUSY: to be asked again.
     Busy,
-    /// The kernel shall say, and log, that there is no such operation code.
-    UnknownOp,
 }
 
 /// Those who answer, from any thread.
@@ -92,13 +89,13 @@ impl Completer {
     fn write(&self, place: usize, id: u16, status: &Status) {
         let mut answer = [0; ANSWER_BYTES];
         let [low, high] = id.to_le_bytes();
-        let (flags, scsi_status) = match status {
-            Status::Good => (0, 0),
-            Status::CheckCondition(_) => (0, CHECK_CONDITION),
-            Status::Busy => (0, BUSY),
-            Status::UnknownOp => (UNKNOWN_OP, 0),
+        let scsi_status = match status {
+            Status::Good => GOOD,
+            Status::CheckCondition(_) => CHECK_CONDITION,
+            Status::Busy => BUSY,
         };
-        for (at, byte) in [(0, low), (1, high), (FLAGS, flags), (STATUS, scsi_status)] {
+        // Flags stay 0: an unknown operation code is told by sense, of which the kernel makes no fuss.
+        for (at, byte) in [(0, low), (1, high), (STATUS, scsi_status)] {
             if let Some(place) = answer.get_mut(at) {
                 *place = byte;
             }

@@ -30,12 +30,10 @@ pub enum Action {
     },
     /// Read these bytes of the disk and give back nothing.
     Verify(ByteRange),
-    /// Put one block over and over on the disk. A block of zeros is the same as zeroing the range.
+    /// Put one block over and over on the disk. A block of zeros is the same as zeroing the range, with and without leave to unmap.
     WriteSame {
         /// At most [`crate::scsi::limits::WRITE_SAME_BLOCKS_MAX`] blocks.
         range: ByteRange,
-        /// If the block is all zeros the range may be unmapped; any other is to be written.
-        unmap: bool,
         /// There is no data-out: the block is all zeros.
         no_data_out: bool,
     },
@@ -52,10 +50,7 @@ pub enum Action {
         list_len: usize,
     },
     /// Make what was written before safe from a power cut.
-    Flush {
-        /// The command may complete before.
-        immediate: bool,
-    },
+    Flush,
     /// INVALID COMMAND OPERATION CODE.
     Unsupported,
 }

@@ -1,7 +1,10 @@
 //! What one command may ask for, in blocks of [`BLOCK_BYTES`]. VPD page B0 states the same numbers.
 
 /// Bytes of a logical block.
-pub const BLOCK_BYTES: u64 = layers::limits::SECTOR_BYTES;
+pub const BLOCK_BYTES: u64 = BLOCK_LEN as u64;
+
+/// The same, of a buffer.
+pub const BLOCK_LEN: usize = 512;
 
 /// Physical blocks are 4 KiB: two to this power logical ones. Pages of the page cache and blocks
 /// of a zfile are no smaller.

@@ -93,11 +93,10 @@ impl Transfer {
     /// No blocks are all to the end. The whole image is flushed, whatever the range.
     fn synchronize_cache(self, disk: &Disk) -> Result<Action, Sense> {
         disk.range(self.lba, u64::from(self.blocks))?;
-        if disk.is_writable {
-            let immediate = self.flags & 0x02 != 0;
-            Ok(Action::Flush { immediate })
-        } else {
-            Ok(Action::Done)
+        match disk.is_writable {
+            // Also with IMMED: the command may complete before, but need not.
+            true => Ok(Action::Flush),
+            false => Ok(Action::Done),
         }
     }
 }

@@ -50,7 +50,6 @@ fn write_same(
     let range = range.ok_or(Sense::invalid_field(blocks_field))?;
     Ok(Action::WriteSame {
         range,
-        unmap: flags & 0x08 != 0,
         no_data_out: flags & 0x01 != 0,
     })
 }

@@ -73,7 +73,7 @@ impl Host {
 
     /// Has all done that was put: memory of no device is gone when the ring is empty.
     fn serve(mut self) -> (Kernel, Vec<Answer>) {
-        self.device.start(self.taker).unwrap();
+        self.device.start(self.taker, drop).unwrap();
         assert!(self.device.stop(Instant::now() + LONG));
         let answers = self.kernel.read_answers();
         assert!(!self.kernel.is_broken);

@@ -169,11 +169,10 @@ fn both_forms_write_the_same_with_and_without_leave_to_unmap() {
         write_same_10(0x01_0203, 0x104),
         write_same_16(0x01_0203, 0x104),
     ] {
-        for (flags, unmap) in [(0x00, false), (0x08, true)] {
+        for flags in [0x00, 0x08] {
             cdb[1] = flags;
             let expected = Action::WriteSame {
                 range: blocks(0x01_0203, 0x104),
-                unmap,
                 no_data_out: false,
             };
             assert_eq!(decode(&cdb, &writable()), Ok(expected), "{cdb:02x?}");
@@ -187,7 +186,6 @@ fn only_the_longer_form_may_have_no_data() {
     cdb[1] = 0x09;
     let expected = Action::WriteSame {
         range: blocks(9, 8),
-        unmap: true,
         no_data_out: true,
     };
     assert_eq!(decode(&cdb, &writable()), Ok(expected));
