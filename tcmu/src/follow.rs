@@ -128,7 +128,11 @@ impl Following {
                 };
                 let admitted = devices.admit(uio, || {});
                 self.openers.submit(Box::new(move || {
-                    answer(&netlink, &event, made(&devices, &name, admitted));
+                    let status = made(&devices, &name, admitted);
+                    // Whoever waited for the answer does not look for another.
+                    if answer(&netlink, &event, status) && status != 0 {
+                        devices.forget(&name);
+                    }
                 }));
             }
             EventKind::Removed => {
@@ -180,8 +184,10 @@ fn refuse(name: &UioName, error: &Error) {
     }
 }
 
-fn answer(netlink: &Netlink, event: &Event, status: i32) {
-    if let Err(error) = netlink.answer(event, status) {
+/// False when nobody waits for it.
+fn answer(netlink: &Netlink, event: &Event, status: i32) -> bool {
+    netlink.answer(event, status).unwrap_or_else(|error| {
         log::error!("{error}: whoever made or removed {} hangs", event.device);
-    }
+        true
+    })
 }

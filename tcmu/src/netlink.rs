@@ -86,18 +86,17 @@ impl Netlink {
         Ok(events(&datagram, self.family))
     }
 
-    /// Answers an event: 0, or a negated errno. Fine as well when nobody waits for the answer any
+    /// Answers an event: 0, or a negated errno. False when nobody waits for the answer, or does any
     /// more. Blocks for a moment.
     ///
     /// # Errors
     /// When the kernel does not take it: whoever waits for it goes on waiting.
-    pub fn answer(&self, event: &Event, status: i32) -> Result<(), Error> {
+    pub fn answer(&self, event: &Event, status: i32) -> Result<bool, Error> {
         let request = Request::answer(self.family, event, status);
         match self.requests.send(request) {
-            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
-                Err(refused("answer netlink event", error))
-            }
-            _ => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+            Err(error) => Err(refused("answer netlink event", error)),
         }
     }
 }
