@@ -1,5 +1,7 @@
 //! READ CAPACITY.
 //!
+//! cdb -> **capacity** -> disk, reply
+//!
 //! Source: SBC-3 (READ CAPACITY (10) and (16) commands).
 
 use crate::scsi::cdb::{Action, Cdb};

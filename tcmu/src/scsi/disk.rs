@@ -1,4 +1,6 @@
 //! What commands may know of the disk.
+//!
+//! cdb, transfer ... -> **disk**
 
 use crate::scsi::limits::BLOCK_BYTES;
 use crate::scsi::sense::{Field, Sense};

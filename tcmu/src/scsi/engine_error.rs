@@ -1,5 +1,7 @@
 //! Engine errors as sense data: the one table.
 //!
+//! sense of the device -> **engine_error** -> sense
+//!
 //! Linux gives up at once on a MEDIUM ERROR of a read (11h), tries a failed write (0Ch) a few times
 //! more, and makes ENOSPC of 27h/07h.
 

@@ -1,5 +1,7 @@
 //! Big-endian fields of command blocks and parameter lists.
 //!
+//! commands, lists -> **fields**
+//!
 //! A field that is not wholly there reads as zero: callers check lengths first.
 
 /// Two bytes at `at`.

@@ -1,5 +1,7 @@
 //! INQUIRY and REQUEST SENSE.
 //!
+//! cdb -> **inquiry** -> vpd, reply
+//!
 //! Source: SPC-4 (INQUIRY command, REQUEST SENSE command); format reference 8.5 (the names).
 
 use crate::scsi::cdb::{Action, Cdb};

@@ -1,4 +1,6 @@
 //! What one command may ask for, in blocks of [`BLOCK_BYTES`]. VPD page B0 states the same numbers.
+//!
+//! transfer, unmap, write_same, vpd -> **limits**
 
 /// Bytes of a logical block.
 pub const BLOCK_BYTES: u64 = BLOCK_LEN as u64;

@@ -1,5 +1,7 @@
 //! REPORT LUNS. The kernel answers it itself; a passed-through one is answered the same.
 //!
+//! cdb -> **luns** -> reply
+//!
 //! Source: SPC-4 (REPORT LUNS command).
 
 use crate::scsi::cdb::{Action, Cdb};

@@ -1,5 +1,7 @@
 //! MODE SENSE and MODE SELECT: the parameters of the disk, none of which can be changed.
 //!
+//! cdb, execute -> **mode** -> reply
+//!
 //! Source: SPC-4 (MODE SENSE and MODE SELECT commands, control mode page), SBC-3 (caching, read-write
 //! error recovery and informational exceptions control mode pages).
 

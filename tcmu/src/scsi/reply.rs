@@ -1,4 +1,6 @@
 //! Data that a command brings back without the disk.
+//!
+//! inquiry, mode, capacity, luns -> **reply** -> dispatch
 
 /// Data-in of a command, cut to its allocation length.
 #[derive(Debug, Clone, PartialEq, Eq)]

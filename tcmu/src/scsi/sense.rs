@@ -1,5 +1,7 @@
 //! Why a command failed, as the initiator is told.
 //!
+//! every module of scsi -> **sense** -> ring
+//!
 //! Fixed format, current information. Source: SPC-4 (fixed format sense data).
 
 use std::fmt;

@@ -1,5 +1,7 @@
 //! START STOP UNIT and PREVENT ALLOW MEDIUM REMOVAL.
 //!
+//! cdb -> **start_stop**
+//!
 //! Source: SBC-3 (START STOP UNIT command, PREVENT ALLOW MEDIUM REMOVAL command).
 
 use crate::scsi::cdb::{Action, Cdb};

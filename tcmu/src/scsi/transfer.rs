@@ -1,5 +1,7 @@
 //! READ, WRITE, VERIFY and SYNCHRONIZE CACHE.
 //!
+//! cdb -> **transfer** -> disk, limits
+//!
 //! Source: SBC-3 (the commands of these names).
 
 use crate::scsi::cdb::{Action, Cdb};

@@ -1,5 +1,7 @@
 //! UNMAP and its list of ranges.
 //!
+//! cdb, execute -> **unmap** -> disk, limits
+//!
 //! Source: SBC-3 (UNMAP command).
 
 use crate::scsi::cdb::{Action, Cdb};

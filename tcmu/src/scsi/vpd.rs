@@ -1,5 +1,7 @@
 //! Vital product data: what the disk is called and what it can do.
 //!
+//! inquiry -> **vpd** -> disk, limits
+//!
 //! Source: SPC-4 (vital product data parameters: pages 00, 80, 83), SBC-3 (pages B0, B1, B2).
 //! Invariant: limits are those that commands are checked against.
 

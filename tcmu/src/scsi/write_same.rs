@@ -1,5 +1,7 @@
 //! WRITE SAME: one block over and over, or the range unmapped.
 //!
+//! cdb -> **write_same** -> disk, limits
+//!
 //! Source: SBC-3 (WRITE SAME (10) and (16) commands).
 
 use crate::scsi::cdb::{Action, Cdb};
