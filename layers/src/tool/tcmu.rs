@@ -17,6 +17,8 @@ mod names;
 mod owner;
 #[cfg(test)]
 mod test_host;
+#[cfg(test)]
+mod test_unstick;
 mod tree;
 mod unstick;
 mod usage;

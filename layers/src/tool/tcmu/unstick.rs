@@ -41,10 +41,14 @@ pub fn unstick(host: &Host) -> Vec<String> {
 fn without_daemon(host: &Host) -> (Vec<String>, Vec<Device>) {
     let mut told = vec![free_enable(host)];
     let mut served = Vec::new();
+    let mut has_freed = false;
     let owners = Owners::look(host, None);
     for device in devices(host) {
         match (device.uio, owners.of(device.uio)) {
-            (Some(uio), Owner::Nobody) => told.push(free(host, &device, uio)),
+            (Some(uio), Owner::Nobody) => {
+                has_freed = true;
+                told.push(free(host, &device, uio));
+            }
             (Some(_), Owner::Process(_)) => served.push(device),
             (Some(_), Owner::Unknown) => told.push(format!(
                 "{} left alone: not all processes can be looked at, ask as root",
@@ -52,6 +56,10 @@ fn without_daemon(host: &Host) -> (Vec<String>, Vec<Device>) {
             )),
             (None, _) => {}
         }
+    }
+    if has_freed {
+        let keep = "to keep what is freed: start overlaybd-tcmu, then obd doctor --unstick";
+        told.push(keep.to_owned());
     }
     (told, served)
 }
@@ -117,10 +125,7 @@ fn free(host: &Host, device: &Device, uio: u32) -> String {
     let freed = fail_commands(host, device);
     drop(held);
     match freed {
-        Ok(()) => format!(
-            "{who} freed, its disk is offline: umount, then obd detach {who}; \
-             or to keep it: start overlaybd-tcmu, then obd doctor --unstick"
-        ),
+        Ok(()) => format!("{who} freed, its commands fail: umount, then obd detach {who}"),
         Err(error) => format!("{who} not freed: {error}"),
     }
 }
