@@ -275,6 +275,12 @@ impl Making<'_> {
                 return Error::new(error.kind(), "attach", detail);
             }
         }
+        let outcome = self.host.outcome(OBD_ADAPTER, name);
+        if host::read(&outcome).is_some_and(|told| told.starts_with(FAILED))
+            && let Err(stays) = host::forget("forget the outcome", &outcome)
+        {
+            log::debug!("{stays}");
+        }
         error
     }
 }

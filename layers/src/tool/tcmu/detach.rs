@@ -1,6 +1,6 @@
 //! Removes a device: unit, target, backstore, in this order.
 //!
-//! obd detach -> **detach** -> host
+//! obd detach -> **detach** -> host, disk, usage
 //!
 //! What a crash has removed already is passed over. Source: format reference 8.1.
 
@@ -72,8 +72,8 @@ fn claim(host: &Host, block: &BlockDevice) -> Result<Option<File>> {
         Err(error) => {
             return match error.raw_os_error() {
                 Some(libc::EBUSY) => refuse(
-                    "in use: mounted in another mount namespace (a container), part of another device, \
-                     or under mkfs or fsck",
+                    "in use: mounted (as btrfs, or in another mount namespace such as a container's), \
+                     part of another device, or under mkfs or fsck",
                 ),
                 Some(libc::ENXIO) if disk::is_offline(host, &block.name) => Ok(None),
                 _ => Err(failed(

@@ -272,6 +272,8 @@ fn what_the_daemon_says_against_an_image_is_shown_and_nothing_stays() {
     assert!(error.contains("open layer: /l: gone"), "{error}");
     assert!(error.contains("failed to open layer 1"), "{error}");
     assert_eq!(scene.left(), 0);
+    let outcomes = scene.dir.path().join("run/overlaybd-tcmu");
+    assert_eq!(host::names(&outcomes), [""; 0]);
 }
 
 #[test]
