@@ -17,9 +17,15 @@ pub const OBD_ADAPTER: &str = "user_999999998";
 /// finds the lock taken tries again for a second before it gives up.
 pub const DAEMON_LOCK: &str = "/run/overlaybd-tcmu.lock";
 
-/// Directory in which the daemon tells how it got on with each device: files [`outcome_name`], with `success` or
-/// `failed: REASON`. There is none for a device that nobody has, or has any more.
+/// Directory in which the daemon tells how it got on with each device: files [`outcome_name`], with [`SUCCESS`] or
+/// `failed: REASON` ([`FAILED`]). There is none for a device that nobody has, or has any more.
 pub const OUTCOMES: &str = "/run/overlaybd-tcmu";
+
+/// The device is served.
+pub const SUCCESS: &str = "success";
+
+/// In front of the reason why it is not, and will not be.
+pub const FAILED: &str = "failed: ";
 
 /// Name of the file in [`OUTCOMES`] of the device `device` of an adapter such as `user_7`.
 #[must_use]

@@ -10,12 +10,15 @@
 mod attach;
 mod detach;
 mod device;
+mod disk;
 mod doctor;
 mod host;
 mod names;
 mod owner;
 #[cfg(test)]
 mod test_host;
+#[cfg(test)]
+mod test_unstick;
 mod tree;
 mod unstick;
 mod usage;
@@ -24,7 +27,7 @@ mod waiting;
 pub use attach::{AttachOptions, Attached, attach};
 pub use detach::{DetachOptions, detach};
 pub use device::{BlockDevice, Device, devices, find, owned};
-pub use doctor::{Check, CheckState, examine};
+pub use doctor::{Check, examine};
 pub use host::Host;
 pub use owner::{Owner, Process};
 pub use unstick::unstick;

@@ -243,7 +243,7 @@ pub(crate) struct DetachArgs {
     /// All devices that obd made; a snapshotter's are detached only by name.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Also when it is mounted or in use: what is not written yet is lost.
+    /// Also when it is mounted or in use, and without a flush: what is not written yet is lost.
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -256,7 +256,8 @@ pub(crate) struct LsArgs {}
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 all is well, 1 not, 2 bad usage.")]
 pub(crate) struct DoctorArgs {
-    /// First free the devices that a dead daemon left: their commands fail at once.
+    /// First free the devices that a dead daemon left: their commands fail at once. Once they are served again: give
+    /// their disks back.
     #[arg(long)]
     pub(crate) unstick: bool,
 }

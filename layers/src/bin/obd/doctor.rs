@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use layers::command_line::console::say;
-use layers::tool::tcmu::{CheckState, Host, examine, unstick};
+use layers::tool::tcmu::{Check, Host, examine, unstick};
 use serde_json::json;
 
 use crate::args::DoctorArgs;
@@ -16,12 +16,9 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> ExitCode {
         Vec::new()
     };
     let checks = examine(&host);
-    let is_well = checks.iter().all(|check| check.state == CheckState::Good);
+    let is_well = checks.iter().all(|check| check.is_good);
     if json {
-        let one = |check: &layers::tool::tcmu::Check| {
-            let is_good = check.state == CheckState::Good;
-            json!({ "check": check.name, "ok": is_good, "detail": check.detail })
-        };
+        let one = |check: &Check| json!({ "check": check.name, "ok": check.is_good, "detail": check.detail });
         let all: Vec<_> = checks.iter().map(one).collect();
         say(json!({ "ok": is_well, "checks": all, "unstuck": freed }));
     } else {
@@ -29,10 +26,7 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> ExitCode {
             say(line);
         }
         for check in &checks {
-            let word = match check.state {
-                CheckState::Good => "ok",
-                CheckState::Bad => "BAD",
-            };
+            let word = if check.is_good { "ok" } else { "BAD" };
             say(format_args!("{word:<4} {}: {}", check.name, check.detail));
         }
     }

@@ -42,7 +42,7 @@ fn print(host: &Host, device: &Device, owner: &Owner) {
     let owner = match owner {
         Owner::Process(process) => format!("{} {}", process.pid, process.command),
         Owner::Nobody => "none: no daemon serves it".to_owned(),
-        Owner::Unknown => "unknown: ask as root".to_owned(),
+        Owner::Unknown => "unknown: not in this /proc".to_owned(),
     };
     let dev_id = match device.dev_id.as_str() {
         "" => String::new(),

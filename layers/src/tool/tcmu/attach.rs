@@ -17,12 +17,14 @@ use super::host::{self, Host, failed};
 use super::names;
 use super::waiting::{pause, until};
 use crate::config::ImageConfig;
-use crate::tcmu_names::OBD_ADAPTER;
+use crate::tcmu_names::{FAILED, OBD_ADAPTER, SUCCESS};
 use crate::{Error, ErrorKind, Result};
 
 /// Seconds a command may take before the kernel gives up: never, in effect.
 const COMMAND_SECONDS: &str = "2147483";
 const AGAIN: Duration = Duration::from_millis(50);
+/// Time for a daemon to start.
+const DAEMON_WAIT: Duration = Duration::from_secs(2);
 const NAA_ATTEMPTS: u32 = 16;
 
 /// How to attach.
@@ -59,11 +61,12 @@ pub fn attach(host: &Host, config: &Path, options: &AttachOptions) -> Result<Att
         .map_err(|error| failed("open image config", config, error))?;
     let image = ImageConfig::load(&config)?;
     let dev_config = names::dev_config(&config, options.dev_id.as_deref())?;
-    let name = names::device_name(options.name.as_deref(), &config, &dev_config)?;
-    check_host(host)?;
+    let name = names::device_name(options.name.as_deref(), &config)?;
+    let deadline = Instant::now() + options.timeout;
+    check_host(host, deadline)?;
     let mut making = Making {
         host,
-        deadline: Instant::now() + options.timeout,
+        deadline,
         undo: Vec::new(),
     };
     let made = making.backstore(&name, &dev_config, options, &image);
@@ -77,7 +80,7 @@ pub fn attach(host: &Host, config: &Path, options: &AttachOptions) -> Result<Att
     }
 }
 
-fn check_host(host: &Host) -> Result<()> {
+fn check_host(host: &Host, deadline: Instant) -> Result<()> {
     let refuse = |detail: &str| Err(Error::new(ErrorKind::Config, "attach", detail));
     if !host.target().is_dir() {
         return refuse(
@@ -85,7 +88,9 @@ fn check_host(host: &Host) -> Result<()> {
              modprobe -a target_core_user tcm_loop (see `obd doctor`)",
         );
     }
-    match host.daemon() {
+    // It may have been started only just now.
+    let daemon_deadline = deadline.min(Instant::now() + DAEMON_WAIT);
+    match until(daemon_deadline, || host.daemon()) {
         Some(_) => Ok(()),
         None => refuse(
             "no overlaybd-tcmu serves (nobody has the lock of /run/overlaybd-tcmu.lock): \
@@ -176,9 +181,9 @@ impl Making<'_> {
             Err(error.in_file(core.display().to_string()))
         };
         match told.as_deref() {
-            Some("success") => Ok(()),
-            Some(failed) => {
-                let reason = failed.strip_prefix("failed: ").unwrap_or(failed);
+            Some(SUCCESS) => Ok(()),
+            Some(told) => {
+                let reason = told.strip_prefix(FAILED).unwrap_or(told);
                 let result = host::read(&image.result_file).unwrap_or_default();
                 let result = match result.strip_prefix("failed:") {
                     Some(short) if !short.is_empty() => format!(" ({short})"),
@@ -269,6 +274,12 @@ impl Making<'_> {
                 let detail = format!("{error}; and {path} stays ({stays}): obd detach {name}");
                 return Error::new(error.kind(), "attach", detail);
             }
+        }
+        let outcome = self.host.outcome(OBD_ADAPTER, name);
+        if host::read(&outcome).is_some_and(|told| told.starts_with(FAILED))
+            && let Err(stays) = host::forget("forget the outcome", &outcome)
+        {
+            log::debug!("{stays}");
         }
         error
     }

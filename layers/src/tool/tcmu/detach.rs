@@ -1,17 +1,20 @@
 //! Removes a device: unit, target, backstore, in this order.
 //!
-//! obd detach -> **detach** -> host
+//! obd detach -> **detach** -> host, disk, usage
 //!
 //! What a crash has removed already is passed over. Source: format reference 8.1.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::device::{self, Device};
+use super::device::{self, BlockDevice, Device};
+use super::disk;
 use super::host::{self, Host, failed};
 use super::usage;
 use super::waiting::until;
+use crate::tcmu_names::FAILED;
 use crate::{Error, ErrorKind, Result};
 
 /// Time for the daemon to close the image: it flushes it.
@@ -29,36 +32,82 @@ pub struct DetachOptions {
 /// # Errors
 /// `Busy` when it is in use. Any other names the step; calling again goes on from there.
 pub fn detach(host: &Host, device: &Device, options: DetachOptions) -> Result<()> {
-    if let Some(block) = &device.block
-        && !options.force
-    {
-        let reasons = usage::reasons(host, &block.name);
-        if !reasons.is_empty() {
-            let detail = format!("{}: end that first, or --force", reasons.join(", "));
-            let error = Error::new(ErrorKind::Busy, "detach", detail);
-            return Err(error.in_file(format!("/dev/{}", block.name)));
-        }
-        if !block.is_read_only {
-            let node = host.path("/dev").join(&block.name);
-            flush(&node)
-                .map_err(|error| failed("flush (--force leaves that out)", &node, error))?;
+    let mut claims = Vec::new();
+    if !options.force {
+        for block in device.blocks(host) {
+            claims.extend(claim(host, &block)?);
         }
     }
     for directory in &device.loopbacks {
+        if let Some(block) = device::block_of(host, directory)
+            && disk::is_offline(host, &block.name)
+        {
+            disk::forget_write_cache(host, &block.name)
+                .map_err(|error| failed("leave out the flush", directory, error))?;
+        }
         remove_loopback(host, directory, device)?;
     }
+    drop(claims);
     host.remove_dir("remove device", &device.core)?;
-    // Who made it may have asked the kernel not to wait for the daemon; the image is free when the daemon says so.
-    let outcome = host.outcome(&device.hba, &device.name);
-    let is_closed = || (!outcome.exists() || host.daemon().is_none()).then_some(());
-    until(Instant::now() + CLOSE_TIME, is_closed).ok_or_else(|| {
-        let detail = "the device is gone, but the daemon still holds the image";
-        Error::new(ErrorKind::Busy, "detach", detail).in_file(outcome.display().to_string())
-    })
+    wait_until_closed(host, device)
 }
 
-fn flush(node: &Path) -> std::io::Result<()> {
-    File::options().write(true).open(node)?.sync_all()
+/// Makes sure that nobody uses the block device, in no mount namespace, and that nobody will while the file is
+/// open; and that all is written. `None`: it is offline, and nothing can be written any more.
+fn claim(host: &Host, block: &BlockDevice) -> Result<Option<File>> {
+    let node = host.path("/dev").join(&block.name);
+    let refuse = |reason: &str| {
+        let detail = format!("{reason}: end that first, or --force");
+        let error = Error::new(ErrorKind::Busy, "detach", detail);
+        Err(error.in_file(format!("/dev/{}", block.name)))
+    };
+    let reasons = usage::reasons(host, &block.name);
+    if !reasons.is_empty() {
+        return refuse(&reasons.join(", "));
+    }
+    let mut exclusive = File::options();
+    exclusive.read(true).custom_flags(libc::O_EXCL);
+    let file = match exclusive.open(&node) {
+        Ok(file) => file,
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::EBUSY) => refuse(
+                    "in use: mounted (as btrfs, or in another mount namespace such as a container's), \
+                     part of another device, or under mkfs or fsck",
+                ),
+                Some(libc::ENXIO) if disk::is_offline(host, &block.name) => Ok(None),
+                _ => Err(failed(
+                    "look whether it is in use (--force leaves that out)",
+                    &node,
+                    error,
+                )),
+            };
+        }
+    };
+    if !block.is_read_only {
+        file.sync_all()
+            .map_err(|error| failed("flush (--force leaves that out)", &node, error))?;
+    }
+    Ok(Some(file))
+}
+
+/// Who made it may have asked the kernel not to wait for the daemon; the image is free when the daemon says so, or
+/// has said that it never had it.
+fn wait_until_closed(host: &Host, device: &Device) -> Result<()> {
+    let outcome = host.outcome(&device.hba, &device.name);
+    let is_closed = || match host::read(&outcome) {
+        Some(told) if told.starts_with(FAILED) => {
+            Some(host::forget("forget the outcome", &outcome))
+        }
+        Some(_) if host.daemon().is_some() => None,
+        _ => Some(Ok(())),
+    };
+    let closed = until(Instant::now() + CLOSE_TIME, is_closed);
+    closed.unwrap_or_else(|| {
+        let detail = "the device is gone, but the daemon still holds the image";
+        let error = Error::new(ErrorKind::Busy, "detach", detail);
+        Err(error.in_file(outcome.display().to_string()))
+    })
 }
 
 fn remove_loopback(host: &Host, directory: &Path, device: &Device) -> Result<()> {

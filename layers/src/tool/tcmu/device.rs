@@ -133,12 +133,25 @@ impl Device {
         let block = self.block.as_ref();
         block.map_or_else(Vec::new, |block| usage::mounts(host, &block.name))
     }
+
+    /// All its block devices: one for each loopback target.
+    pub(super) fn blocks(&self, host: &Host) -> Vec<BlockDevice> {
+        let loopbacks = self.loopbacks.iter();
+        loopbacks
+            .filter_map(|directory| block_of(host, directory))
+            .collect()
+    }
+
+    /// What the daemon last told of it: an earlier one, when none serves.
+    pub(super) fn outcome(&self, host: &Host) -> Option<String> {
+        host::read(&host.outcome(&self.hba, &self.name))
+    }
 }
 
 /// All devices and who serves each. Looks at the open files of all processes.
 #[must_use]
 pub fn owned(host: &Host) -> Vec<(Device, Owner)> {
-    let owners = Owners::look(host);
+    let owners = Owners::look(host, host.daemon().as_deref());
     let owned = |device: Device| (owners.of(device.uio), device);
     let all = devices(host).into_iter().map(owned);
     all.map(|(owner, device)| (device, owner)).collect()

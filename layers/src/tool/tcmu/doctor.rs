@@ -1,46 +1,35 @@
 //! What a host needs to have our block devices, and whether it has it.
 //!
-//! obd doctor -> **doctor** -> host, owner, device
+//! obd doctor -> **doctor** -> host, owner, device, disk
 
 use std::path::Path;
 
-use super::device::devices;
+use super::device::{Device, devices};
+use super::disk;
 use super::host::{self, Host};
 use super::owner::{Owner, Owners};
+use crate::tcmu_names::FAILED;
 
 /// Open files that a daemon with many devices needs.
 const FILES_MIN: u64 = 65_536;
-
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckState {
-    /// Nothing to do.
-    Good,
-    /// Something is to be mended.
-    Bad,
-}
 
 /// One thing that was looked at.
 #[derive(Debug, Clone)]
 pub struct Check {
     /// What.
     pub name: String,
-    /// How it went.
-    pub state: CheckState,
+    /// Nothing is to be mended.
+    pub is_good: bool,
     /// What was found; when bad, how to mend it.
     pub detail: String,
 }
 
 impl Check {
     fn of(name: &str, bad: Option<String>, good: &str) -> Self {
-        let (state, detail) = match bad {
-            Some(detail) => (CheckState::Bad, detail),
-            None => (CheckState::Good, good.to_owned()),
-        };
         Self {
             name: name.to_owned(),
-            state,
-            detail,
+            is_good: bad.is_none(),
+            detail: bad.unwrap_or_else(|| good.to_owned()),
         }
     }
 }
@@ -169,29 +158,58 @@ fn check_files(host: &Host) -> Check {
 }
 
 fn check_devices(host: &Host) -> Vec<Check> {
-    let owners = Owners::look(host);
-    let mut checks = Vec::new();
-    for device in devices(host) {
+    let daemon = host.daemon();
+    let owners = Owners::look(host, daemon.as_deref());
+    let check = |device: &Device| {
         let name = format!("device {}/{}", device.hba, device.name);
-        let waiting = device.block.as_ref().map_or(0, |block| block.in_flight);
         let owner = owners.of(device.uio);
-        let bad = match (&owner, device.uio) {
-            (_, None) => Some(format!(
-                "half made, or enable hangs: obd detach {}",
-                device.name
-            )),
-            (Owner::Nobody, _) => Some(format!(
-                "no process serves it, {waiting} commands wait: start overlaybd-tcmu, or obd doctor --unstick"
-            )),
-            (_, Some(uio)) if !host.path(&format!("/dev/uio{uio}")).exists() => {
-                Some(format!("/dev/uio{uio} is missing: is /dev a devtmpfs?"))
-            }
-            _ if device.block.is_none() => {
-                Some(format!("has no block device: obd detach {}", device.name))
-            }
-            _ => None,
+        // Without a daemon it is an earlier one's.
+        let outcome = daemon.as_ref().and_then(|_| device.outcome(host));
+        let good = match owner {
+            Owner::Unknown => "not known who serves it: ask as root, where the daemon runs",
+            _ => "served",
         };
-        checks.push(Check::of(&name, bad, "served"));
+        Check::of(
+            &name,
+            trouble(host, device, &owner, outcome.as_deref()),
+            good,
+        )
+    };
+    devices(host).iter().map(check).collect()
+}
+
+fn trouble(host: &Host, device: &Device, owner: &Owner, outcome: Option<&str>) -> Option<String> {
+    let who = format!("{}/{}", device.hba, device.name);
+    let waiting = device.block.as_ref().map_or(0, |block| block.in_flight);
+    let blocks = device.blocks(host);
+    let offline = blocks
+        .iter()
+        .find(|block| disk::is_offline(host, &block.name));
+    let reason = outcome.and_then(|told| told.strip_prefix(FAILED));
+    match (owner, device.uio) {
+        (_, None) => Some(format!(
+            "half made, or enable hangs: obd detach {who}"
+        )),
+        (Owner::Nobody, _) if offline.is_some() => Some(format!(
+            "freed by obd doctor --unstick: umount, then obd detach {who}; \
+             or start overlaybd-tcmu, then obd doctor --unstick"
+        )),
+        (Owner::Nobody, _) if reason.is_some() => Some(format!(
+            "overlaybd-tcmu has given it up ({}), {waiting} commands wait: obd doctor --unstick, obd detach {who}",
+            reason.unwrap_or_default()
+        )),
+        (Owner::Nobody, _) => Some(format!(
+            "no process serves it, {waiting} commands wait: start overlaybd-tcmu, or obd doctor --unstick"
+        )),
+        (_, Some(uio)) if !host.path(&format!("/dev/uio{uio}")).exists() => {
+            Some(format!("/dev/uio{uio} is missing: is /dev a devtmpfs?"))
+        }
+        _ if device.block.is_none() => Some(format!("has no block device: obd detach {who}")),
+        _ => offline.map(|block| {
+            format!(
+                "served, but /dev/{} is offline, its commands fail: obd doctor --unstick sets it running",
+                block.name
+            )
+        }),
     }
-    checks
 }

@@ -1,6 +1,6 @@
 //! Where the host's files are, and the errors of using them.
 //!
-//! attach, detach, device, doctor -> **host** -> tree
+//! attach, detach, device, doctor, unstick -> **host** -> tree
 //!
 //! All paths are below one root, so that tests have a host of their own.
 
@@ -8,10 +8,16 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::tree::{RealTree, Tree};
+use super::waiting::pause;
 use crate::tcmu_names::{DAEMON_LOCK, OUTCOMES, outcome_name};
 use crate::{Error, Result};
+
+/// Time for those to end who ask for the daemon.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A host: its `/sys`, `/proc`, `/dev` and `/run`.
 #[derive(Debug, Clone)]
@@ -60,6 +66,29 @@ impl Host {
                 Some(read(&path).unwrap_or_else(|| "unknown".to_owned()))
             }
             Ok(()) | Err(TryLockError::Error(_)) => None,
+        }
+    }
+
+    /// Keeps daemons from starting until what it returns is dropped; one that starts waits for a second. `None`
+    /// when one serves. Blocks while others ask for the daemon.
+    pub(super) fn hold_off_daemon(&self) -> Result<Option<File>> {
+        let path = self.path(DAEMON_LOCK);
+        let fail = |error| failed("take the daemon's lock", &path, error);
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(fail)?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::Error(error)) => return Err(fail(error)),
+                Err(TryLockError::WouldBlock) if self.daemon().is_some() => return Ok(None),
+                // Somebody asks.
+                Err(TryLockError::WouldBlock) if pause(LOCK_AGAIN, deadline) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(fail(io::ErrorKind::TimedOut.into()));
+                }
+            }
         }
     }
 
@@ -138,8 +167,5 @@ pub(super) fn names(directory: &Path) -> Vec<String> {
 
 /// Removes an ordinary file, if it is there.
 pub(super) fn forget(step: &'static str, path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(step, path, error)),
-        _ => Ok(()),
-    }
+    gone(step, path, fs::remove_file(path))
 }

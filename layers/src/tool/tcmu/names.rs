@@ -47,8 +47,9 @@ pub(super) fn dev_config(config: &Path, dev_id: Option<&str>) -> Result<String> 
     }
 }
 
-/// The name of a device: the given one, or one that follows from `dev_config`.
-pub(super) fn device_name(given: Option<&str>, config: &Path, dev_config: &str) -> Result<String> {
+/// The name of a device: the given one, or one that follows from the path of its config alone, so that
+/// no image is attached twice by chance.
+pub(super) fn device_name(given: Option<&str>, config: &Path) -> Result<String> {
     let is_fine = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     if let Some(name) = given {
         if name.is_empty()
@@ -74,7 +75,7 @@ pub(super) fn device_name(given: Option<&str>, config: &Path, dev_config: &str) 
         .take(32)
         .collect();
     let readable = readable.trim_start_matches('.');
-    let hash = hex(dev_config.as_bytes(), 12);
+    let hash = hex(config.as_os_str().as_encoded_bytes(), 12);
     match readable {
         "" => Ok(hash),
         _ => Ok(format!("{readable}-{hash}")),
@@ -120,12 +121,12 @@ mod tests {
 
     #[test]
     fn names_are_stable_unique_and_free_of_slashes() {
-        let name = |path: &str| device_name(None, Path::new(path), path).unwrap();
+        let name = |path: &str| device_name(None, Path::new(path)).unwrap();
         assert_eq!(name("/var/web/c.json"), name("/var/web/c.json"));
         assert_ne!(name("/var/web/c.json"), name("/srv/web/c.json"));
         assert!(name("/var/web/c.json").starts_with("web-"));
-        assert!(device_name(Some("a/b"), Path::new("/c"), "c").is_err());
-        assert!(device_name(Some(".."), Path::new("/c"), "c").is_err());
+        assert!(device_name(Some("a/b"), Path::new("/c")).is_err());
+        assert!(device_name(Some(".."), Path::new("/c")).is_err());
         assert_ne!(naa("a", 0), naa("a", 1));
         assert_eq!(naa("a", 0).len(), "naa.".len() + 16);
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -54,9 +54,10 @@ impl Tree for FakeTree {
         self.step("rmdir", path)?;
         if path.parent().is_some_and(|hba| hba.ends_with(OBD_ADAPTER)) {
             let name = outcome_name(OBD_ADAPTER, path.file_name().unwrap().to_str().unwrap());
-            drop(fs::remove_file(
-                self.root.join("run/overlaybd-tcmu").join(name),
-            ));
+            let outcome = self.root.join("run/overlaybd-tcmu").join(name);
+            if host::read(&outcome).as_deref() == Some("success") {
+                fs::remove_file(outcome)?;
+            }
         }
         fs::remove_dir_all(path)
     }
@@ -72,7 +73,10 @@ impl Tree for FakeTree {
     }
 
     fn write(&self, path: &Path, value: &str) -> io::Result<()> {
-        self.step(&format!("write {value} to"), path)?;
+        self.step(&format!("write {} to", value.trim_end()), path)?;
+        if path.starts_with(self.root.join("sys/block")) {
+            fs::write(path, value)?;
+        }
         if let Some(config) = value.strip_prefix("dev_config=") {
             fs::create_dir_all(path.with_file_name("attrib"))?;
             fs::write(path.with_file_name("attrib").join("dev_config"), config)?;
@@ -91,15 +95,15 @@ impl Tree for FakeTree {
     }
 }
 
-struct Scene {
-    dir: TempDir,
+pub(super) struct Scene {
+    pub(super) dir: TempDir,
     tree: Arc<FakeTree>,
-    host: Host,
-    daemon: Option<File>,
+    pub(super) host: Host,
+    pub(super) daemon: Option<File>,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tree = Arc::new(FakeTree {
             root: dir.path().to_owned(),
@@ -127,6 +131,7 @@ impl Scene {
         put("sys/block/sdq/size", "2048\n");
         put("sys/block/sdq/ro", "1\n");
         put("sys/block/sdq/device/timeout", "30\n");
+        put("sys/block/sdq/device/state", "running\n");
         put("sys/block/sdq/stat", " 7 0 0 0 9 0 0 0 2 0 0\n");
         put("dev/sdq", "");
         put("run/overlaybd-tcmu.lock", "4711\n");
@@ -146,7 +151,7 @@ impl Scene {
         }
     }
 
-    fn attach(&self) -> crate::Result<Attached> {
+    pub(super) fn attach(&self) -> crate::Result<Attached> {
         let options = AttachOptions {
             name: Some("disk".to_owned()),
             dev_id: Some("7".to_owned()),
@@ -160,7 +165,7 @@ impl Scene {
         self.dir.path().join("config.json").canonicalize().unwrap()
     }
 
-    fn take_steps(&self) -> Vec<String> {
+    pub(super) fn take_steps(&self) -> Vec<String> {
         std::mem::take(&mut self.tree.steps.lock().unwrap())
     }
 
@@ -168,10 +173,15 @@ impl Scene {
         *self.tree.fails.lock().unwrap() = Some((end.to_owned(), errno));
     }
 
-    fn put(&self, path: &str, text: &str) {
+    pub(super) fn put(&self, path: &str, text: &str) {
         let path = self.dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    pub(super) fn outcome(&self, told: &str) {
+        let name = outcome_name(OBD_ADAPTER, "disk");
+        self.put(&format!("run/overlaybd-tcmu/{name}"), told);
     }
 
     fn left(&self) -> usize {
@@ -262,6 +272,8 @@ fn what_the_daemon_says_against_an_image_is_shown_and_nothing_stays() {
     assert!(error.contains("open layer: /l: gone"), "{error}");
     assert!(error.contains("failed to open layer 1"), "{error}");
     assert_eq!(scene.left(), 0);
+    let outcomes = scene.dir.path().join("run/overlaybd-tcmu");
+    assert_eq!(host::names(&outcomes), [""; 0]);
 }
 
 #[test]
@@ -284,7 +296,10 @@ fn a_daemon_that_says_nothing_is_not_waited_for_without_end() {
 fn without_a_daemon_nothing_is_done() {
     let mut scene = Scene::new();
     drop(scene.daemon.take());
+    let began = Instant::now();
     let error = scene.attach().unwrap_err().to_string();
+    // It might have been about to start.
+    assert!(began.elapsed() >= Duration::from_secs(2));
     assert!(error.contains("systemctl start overlaybd-tcmu"), "{error}");
     assert_eq!(scene.take_steps(), [""; 0]);
 }
@@ -316,67 +331,45 @@ fn a_half_removed_device_is_detached() {
 }
 
 #[test]
-fn only_devices_without_owner_and_of_our_handler_are_unstuck() {
-    let mut scene = Scene::new();
+fn an_offline_disk_is_removed_without_the_flush_that_would_wait() {
+    let scene = Scene::new();
+    let cache = "sys/block/sdq/device/scsi_disk/3:0:1:0/cache_type";
+    scene.put(cache, "write back\n");
     scene.attach().unwrap();
-    scene.put(
-        "sys/class/uio/uio0/name",
-        "tcm-user/999999998/disk/overlaybd//c;7\n",
-    );
-    scene.put("sys/class/uio/uio1/name", "tcm-user/1/other/file//x\n");
-    scene.put(
-        "sys/kernel/config/target/core/user_1/other/attrib/dev_config",
-        "file//x\n",
-    );
-    scene.put("proc/12/comm", "overlaybd-tcmu\n");
-    fs::create_dir_all(scene.dir.path().join("proc/12/fd")).unwrap();
-    let open = scene.dir.path().join("proc/12/fd/3");
-    symlink("/dev/uio0", &open).unwrap();
-    drop(scene.daemon.take());
+    scene.put("sys/block/sdq/device/state", "offline\n");
+    let device = find(&scene.host, "disk").unwrap();
     scene.take_steps();
-    drop(unstick(&scene.host));
-    let frees = |steps: Vec<String>| {
-        steps
-            .into_iter()
-            .filter(|step| step.contains("action"))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(frees(scene.take_steps()), [""; 0]);
-    fs::remove_file(open).unwrap();
-    drop(unstick(&scene.host));
-    let action = format!("sys/kernel/config/target/core/{OBD_ADAPTER}/disk/action");
-    let expected = [
-        format!("write 1 to {action}/block_dev"),
-        format!("write 2 to {action}/reset_ring"),
-    ];
-    assert_eq!(frees(scene.take_steps()), expected);
+    detach(&scene.host, &device, DetachOptions::default()).unwrap();
+    let first = scene.take_steps().into_iter().next().unwrap();
+    assert_eq!(first, format!("write temporary write through to {cache}"));
+    assert_eq!(scene.left(), 0);
 }
 
 #[test]
-fn the_doctor_says_what_is_missing_and_what_is_there() {
-    let mut scene = Scene::new();
-    let state = |scene: &Scene, name: &str| {
-        examine(&scene.host)
-            .into_iter()
-            .find(|check| check.name == name)
-            .unwrap()
-            .state
+fn a_device_that_the_daemon_has_given_up_is_detached_without_waiting_for_it() {
+    let scene = Scene::new();
+    scene.attach().unwrap();
+    scene.outcome("failed: gone");
+    let device = find(&scene.host, "disk").unwrap();
+    detach(&scene.host, &device, DetachOptions::default()).unwrap();
+    assert_eq!(
+        host::names(&scene.dir.path().join("run/overlaybd-tcmu")),
+        [""; 0]
+    );
+}
+
+#[test]
+fn one_image_is_not_attached_twice_under_two_ids() {
+    let scene = Scene::new();
+    let attach = |dev_id: &str| {
+        let options = AttachOptions {
+            name: None,
+            dev_id: Some(dev_id.to_owned()),
+            data_area_mb: 4,
+            timeout: Duration::from_secs(20),
+        };
+        attach(&scene.host, &scene.config(), &options)
     };
-    assert_eq!(state(&scene, "target_core_user"), CheckState::Bad);
-    let mut checks = examine(&scene.host).into_iter();
-    assert!(checks.all(|check| check.name != "netlink"));
-    scene.put(
-        "sys/module/target_core_user/parameters/block_netlink",
-        "unblocked\n",
-    );
-    assert_eq!(state(&scene, "target_core_user"), CheckState::Good);
-    assert_eq!(state(&scene, "netlink"), CheckState::Good);
-    scene.put(
-        "sys/module/target_core_user/parameters/block_netlink",
-        "blocked\n",
-    );
-    assert_eq!(state(&scene, "netlink"), CheckState::Bad);
-    assert_eq!(state(&scene, "daemon"), CheckState::Good);
-    drop(scene.daemon.take());
-    assert_eq!(state(&scene, "daemon"), CheckState::Bad);
+    attach("one").unwrap();
+    assert_eq!(attach("two").unwrap_err().kind(), ErrorKind::Busy);
 }

@@ -1,8 +1,8 @@
 //! Waiting for what the kernel makes in its own time, with a deadline.
 //!
-//! attach -> **waiting**
+//! attach, detach, host -> **waiting**
 
-use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often sysfs is looked at: it tells nobody of its changes.
@@ -20,14 +20,19 @@ pub(super) fn until<T>(deadline: Instant, mut ask: impl FnMut() -> Option<T>) ->
     }
 }
 
-/// Lets `time` pass; false when the deadline has.
+/// Lets `time` pass, or what is left until the deadline; false when that has passed.
 pub(super) fn pause(time: Duration, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
+    let began = Instant::now();
+    let time = time.min(deadline.saturating_duration_since(began));
+    if time.is_zero() {
         return false;
     }
-    let (sender, nothing) = mpsc::channel::<()>();
-    let passed = nothing.recv_timeout(time.min(left));
-    drop(sender);
-    passed.is_err()
+    loop {
+        let left = time.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return true;
+        }
+        // May end early.
+        thread::park_timeout(left);
+    }
 }
