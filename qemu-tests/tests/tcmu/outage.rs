@@ -4,7 +4,8 @@ use anyhow::Result;
 use qemu_tests::host_vm::DATA;
 use qemu_tests::lab::Lab;
 
-use crate::shell::{boot, script};
+use crate::scene::boot;
+use crate::shell::script;
 
 #[test]
 fn a_device_without_its_image_fails_alone_and_comes_back() -> Result<()> {
@@ -15,7 +16,7 @@ fn a_device_without_its_image_fails_alone_and_comes_back() -> Result<()> {
             &mut host,
             90,
             &format!(
-                "cp {DATA}/layer.obd $scratch/one.obd; cp {DATA}/layer.obd $scratch/two.obd
+                "cp {DATA}/native/layer0.obd $scratch/one.obd; cp {DATA}/native/layer0.obd $scratch/two.obd
                 read_only one $scratch/one.obd; read_only two $scratch/two.obd
                 start_daemon
                 obd attach $scratch/one.json >/run/one && obd attach $scratch/two.json >/run/two || fail attach
@@ -58,7 +59,7 @@ fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
             &mut host,
             90,
             &format!(
-                "read_only one {DATA}/layer.obd; start_daemon
+                "read_only one {DATA}/native/layer0.obd; start_daemon
                 obd attach $scratch/one.json >/run/one || fail attach
                 obd doctor || fail 'doctor complains'
                 kill_daemon
@@ -72,7 +73,7 @@ fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
             &mut host,
             90,
             "dd if=$(cat /run/one) of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null & reader=$!
-            sleep 2; kill -0 $reader || fail 'the read does not wait'
+            within 20 in_flight $(cat /run/one)
             obd doctor --unstick
             within 60 gone $reader
             timeout 60 obd detach $(cat /run/one) || fail detach
@@ -81,10 +82,11 @@ fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
         script(
             &mut host,
             90,
-            "hang() {
+            "waits() { grep -q tcmu /proc/$1/wchan; }
+            hang() {
                 mkdir -p $core/user_7/$1; echo -n dev_config=overlaybd/$scratch/one.json >$core/user_7/$1/control
                 (echo 1 >$core/user_7/$1/enable) 2>/dev/null & enable=$!
-                sleep 1; kill -0 $enable || fail 'enable does not wait'
+                within 20 waits $enable
             }
             hang by-tool; obd doctor --unstick; within 20 gone $enable; timeout 20 rmdir $core/user_7/by-tool || fail 'rmdir by-tool'
             hang by-daemon; start_daemon; within 20 gone $enable; timeout 20 rmdir $core/user_7/by-daemon || fail 'rmdir by-daemon'
