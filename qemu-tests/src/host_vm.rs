@@ -48,6 +48,7 @@ const PREPARE: &str = "
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
     mountpoint -q /tmp || mount -t tmpfs none /tmp
     mountpoint -q /dev/shm || { mkdir -p /dev/shm && mount -t tmpfs none /dev/shm; }
+    [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
     set -e
     modprobe -a uio target_core_mod target_core_user tcm_loop sd_mod sg overlay
     mount -o ro /dev/vdb /mnt/programs

@@ -11,6 +11,7 @@ use crate::shell::script;
 fn a_device_without_its_image_fails_alone_and_comes_back() -> Result<()> {
     Lab::run(|lab| {
         lab.expect_in_logs("I/O error");
+        lab.expect_in_logs("its I/O fails until the image opens");
         let mut host = boot(lab.container_host("missing"))?;
         script(
             &mut host,
@@ -54,6 +55,7 @@ fn a_device_without_its_image_fails_alone_and_comes_back() -> Result<()> {
 fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
     Lab::run(|lab| {
         lab.expect_in_logs("I/O error");
+        lab.expect_in_logs("nothing.obd\" does not exist");
         let mut host = boot(lab.container_host("dead"))?;
         script(
             &mut host,

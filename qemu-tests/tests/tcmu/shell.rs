@@ -10,9 +10,8 @@ export PATH=$bin:$PATH
 fail() { echo "$@"; tail -n 30 $log; exit 1; }
 # within SECONDS COMMAND...: until it succeeds
 within() {
-    local try tries=$(($1 * 10)); shift
-    for try in $(seq $tries); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
-    fail "in vain: $*"
+    local end=$((SECONDS + $1)); shift
+    until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || fail "in vain: $*"; sleep 0.1; done
 }
 # writable NAME [-s]: an empty disk of 1 GiB
 writable() {
