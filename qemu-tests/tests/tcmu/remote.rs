@@ -39,6 +39,15 @@ fn configure(host: &mut HostVm<'_>, downloads: bool) -> Result<()> {
     }))
 }
 
+/// The host has no certificates, and needs none.
+fn boot_serving<'lab>(lab: &'lab Lab, name: &str) -> Result<HostVm<'lab>> {
+    lab.expect_in_logs("No CA certificates");
+    let mut host = lab.container_host(name).network().boot()?;
+    configure(&mut host, false)?;
+    host.start_overlaybd_tcmu()?;
+    Ok(host)
+}
+
 /// Writes the config of the image, whose layer is only in the registry.
 fn write_image(host: &mut HostVm<'_>, origin: &Origin, blob: &Blob) -> Result<String> {
     let address = origin.proxy.address().to_string();
@@ -68,9 +77,7 @@ fn a_read_that_waits_for_the_registry_holds_up_no_other() -> Result<()> {
         let (image, recorded) = random_image(lab)?;
         let blobs = origin.take(&image)?;
         let blob = blobs.first().context("a layer")?;
-        let mut host = lab.container_host("remote").network().boot()?;
-        configure(&mut host, false)?;
-        host.start_overlaybd_tcmu()?;
+        let mut host = boot_serving(lab, "remote")?;
         let config = write_image(&mut host, &origin, blob)?;
         let disk = scene::attach(&mut host, &config)?;
         let first = host.run(&hash(&disk, 0, 1))?;
@@ -109,9 +116,7 @@ fn the_settings_of_downloads_are_read_again_when_a_device_is_attached() -> Resul
         let (image, recorded) = random_image(lab)?;
         let blobs = origin.take(&image)?;
         let blob = blobs.first().context("a layer")?;
-        let mut host = lab.container_host("downloads").network().boot()?;
-        configure(&mut host, false)?;
-        host.start_overlaybd_tcmu()?;
+        let mut host = boot_serving(lab, "downloads")?;
         let config = write_image(&mut host, &origin, blob)?;
         let disk = scene::attach(&mut host, &config)?;
         scene::detach(&mut host, &disk)?;

@@ -57,6 +57,8 @@ fn a_daemon_that_is_killed_again_and_again_costs_no_byte() -> Result<()> {
 #[test]
 fn systemd_restarts_the_daemon_and_no_byte_is_lost() -> Result<()> {
     Lab::run(|lab| {
+        // Each flush of a detach has udev read the disk again, which may be gone by then.
+        lab.expect_in_logs("Read Capacity(");
         let unit = repository().join("scripts/packaging/systemd/overlaybd-tcmu.service");
         let mut host = boot(lab.container_host("unit").systemd().file(&unit, "unit"))?;
         script(
@@ -78,19 +80,19 @@ fn systemd_restarts_the_daemon_and_no_byte_is_lost() -> Result<()> {
             &mut host,
             200,
             "names='append1 append2 sparse1 sparse2'
-            for turn in 1 2 3 4 5; do
+            for turn in 1 2 3; do
                 before=$(starts)
                 kill -9 $(systemctl show -P MainPID overlaybd-tcmu)
                 within 60 started_since $before
                 further $names
             done
-            [ $(systemctl show -P NRestarts overlaybd-tcmu) = 5 ] || fail 'not restarted by systemd'
+            [ $(systemctl show -P NRestarts overlaybd-tcmu) = 3 ] || fail 'not restarted by systemd'
             for turn in 1 2; do systemctl restart overlaybd-tcmu || fail restart; further $names; done
             systemctl stop overlaybd-tcmu || fail stop
             systemctl is-failed overlaybd-tcmu && fail 'stop failed'
             within 20 in_flight $(obd ls | grep -o '/dev/sd[a-z]*' | head -n 1)
             systemctl start overlaybd-tcmu || fail start
-            [ $(grep -c 'ready; 4 devices' $log) = 8 ] || fail 'a device was lost'",
+            [ $(grep -c 'ready; 4 devices' $log) = 6 ] || fail 'a device was lost'",
         )?;
         tell(&script(&mut host, 120, DETACH_FOUR)?);
         // Into the lab's verdict.
