@@ -73,6 +73,7 @@ fn hash(disk: &str, mib: u64, count: u64) -> String {
 #[test]
 fn a_read_that_waits_for_the_registry_holds_up_no_other() -> Result<()> {
     Lab::run(|lab| {
+        lab.expect_in_logs("sent nothing for 30s");
         let origin = Origin::start()?;
         let (image, recorded) = random_image(lab)?;
         let blobs = origin.take(&image)?;
