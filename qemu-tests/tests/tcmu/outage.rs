@@ -106,3 +106,35 @@ fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
         host.kill()
     })
 }
+
+#[test]
+fn a_mounted_disk_whose_daemon_is_gone_can_be_let_go() -> Result<()> {
+    Lab::run(|lab| {
+        // What was not flushed is lost, and the kernel says so.
+        for trouble in ["I/O error", "EXT4-fs error", "EXT4-fs warning"] {
+            lab.expect_in_logs(trouble);
+        }
+        let mut host = boot(lab.container_host("let-go"))?;
+        script(
+            &mut host,
+            120,
+            "start_daemon; writable disk -s
+            disk=$(obd attach $scratch/disk.json) || fail attach
+            mkfs.ext4 -q $disk && mkdir /run/image && mount $disk /run/image || fail mount
+            kill_daemon
+            (head -c 4M /dev/urandom >/run/image/file; sync -f /run/image) >/dev/null 2>&1 & writer=$!
+            within 20 in_flight $disk
+            obd doctor --unstick
+            within 20 gone $writer the-writer
+            umount /run/image >/dev/null 2>&1 & umount=$!
+            within 20 gone $umount umount
+            # There is nobody to flush it.
+            (obd detach $disk || obd detach --force $disk) >/dev/null 2>&1 & detach=$!
+            within 20 gone $detach detach
+            no_devices || fail 'the device stays'
+            none_stuck() { ! grep -q '^State:.D' /proc/[0-9]*/status; }
+            within 20 none_stuck",
+        )?;
+        host.kill()
+    })
+}
