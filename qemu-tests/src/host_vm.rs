@@ -8,8 +8,8 @@
 //! | /dev/vdb | /mnt/programs | read-only: `bin` with the programs under test, `data` with files of the test |
 //! | /dev/vdc | /mnt/scratch | empty, ext4 with room for [`SCRATCH_MIB`] |
 //!
-//! The machine has no network but its loopback, unless [`HostBuilder::network`] adds this host's. The log of a daemon in it belongs on `/dev/ttyS0`, the console, which
-//! takes part in the lab's verdict.
+//! The machine has no network but its loopback, unless [`HostBuilder::network`] adds this host's. The log of a daemon in
+//! it belongs on `/dev/ttyS0`, the console, which takes part in the lab's verdict.
 //!
 //! Invariants
 //! - a booted host has the modules of TCMU loaded, configfs mounted and both disks mounted.
@@ -48,6 +48,7 @@ const PREPARE: &str = "
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
     mountpoint -q /tmp || mount -t tmpfs none /tmp
     mountpoint -q /dev/shm || { mkdir -p /dev/shm && mount -t tmpfs none /dev/shm; }
+    [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
     set -e
     modprobe -a uio target_core_mod target_core_user tcm_loop sd_mod sg overlay
     mount -o ro /dev/vdb /mnt/programs

@@ -2,8 +2,13 @@
 //!
 //! test -> **SCSI targets** -> `host_vm`
 
+use anyhow::{Context, Result};
+use serde_json::Value;
+
 use crate::host_vm::{HostVm, PROGRAMS};
-use anyhow::Result;
+
+/// The configuration of `overlaybd-tcmu`.
+pub const SERVICE_CONFIG: &str = "/mnt/scratch/overlaybd.json";
 
 /// Shell functions: `attach HBA NAME DEV_CONFIG WWN [CONTROL]...` prints the disk, `detach HBA NAME WWN` removes it.
 const FUNCTIONS: &str = r#"
@@ -74,13 +79,24 @@ impl HostVm<'_> {
         self.start_daemon("tcmu-runner", "tcmu-runner", "/run/tcmu-runner.log")
     }
 
-    /// Starts `overlaybd-tcmu` with this configuration file and waits until the kernel knows it. What it logs is part
-    /// of the lab's verdict.
+    /// Writes [`SERVICE_CONFIG`] with `keys`, an object; the daemon logs to its standard error.
+    ///
+    /// # Errors
+    /// When `keys` is no object or the file cannot be written.
+    pub fn configure_overlaybd_tcmu(&mut self, mut keys: Value) -> Result<()> {
+        let object = keys.as_object_mut().context("keys of a service config")?;
+        object.insert("logPath".to_owned(), "".into());
+        self.run(&format!("echo '{keys}' >{SERVICE_CONFIG}"))
+            .map(drop)
+    }
+
+    /// Starts `overlaybd-tcmu` as it was configured and waits until the kernel knows it. What it logs is part of the
+    /// lab's verdict.
     ///
     /// # Errors
     /// When it ends at once or is too slow.
-    pub fn start_overlaybd_tcmu(&mut self, config: &str) -> Result<()> {
-        let command = format!("{PROGRAMS}/overlaybd-tcmu {config}");
+    pub fn start_overlaybd_tcmu(&mut self) -> Result<()> {
+        let command = format!("{PROGRAMS}/overlaybd-tcmu {SERVICE_CONFIG}");
         self.start_daemon("overlaybd-tcmu", &command, "/dev/ttyS0")
     }
 

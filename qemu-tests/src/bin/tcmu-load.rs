@@ -116,14 +116,13 @@ fn start_ours(host: &mut HostVm<'_>) -> Result<Server> {
     let read = json!({ "repoBlobUrl": "", "lowers": layer, "resultFile": format!("{SCRATCH}/read.result") });
     let write = json!({ "repoBlobUrl": "", "lowers": layer, "resultFile": format!("{SCRATCH}/write.result"),
         "upper": { "data": format!("{SCRATCH}/upper.data"), "index": format!("{SCRATCH}/upper.index") } });
-    let daemon = json!({ "logConfig": { "logLevel": 1, "logPath": format!("{SCRATCH}/obd.log") } });
     host.run(&format!(
         "set -e; cp {DATA}/layer.obd {SCRATCH}/
          {PROGRAMS}/overlaybd-create {SCRATCH}/upper.data {SCRATCH}/upper.index 0
-         echo '{read}' >{SCRATCH}/read.json; echo '{write}' >{SCRATCH}/write.json
-         echo '{daemon}' >{SCRATCH}/overlaybd.json"
+         echo '{read}' >{SCRATCH}/read.json; echo '{write}' >{SCRATCH}/write.json"
     ))?;
-    host.start_overlaybd_tcmu(&format!("{SCRATCH}/overlaybd.json"))?;
+    host.configure_overlaybd_tcmu(json!({}))?;
+    host.start_overlaybd_tcmu()?;
     let mut attach = |number, config: &str| {
         host.attach_target(
             number,

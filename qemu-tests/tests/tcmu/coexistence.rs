@@ -7,7 +7,8 @@ use anyhow::Result;
 use qemu_tests::host_vm::SCRATCH;
 use qemu_tests::lab::Lab;
 
-use crate::shell::{boot, script};
+use crate::scene::boot;
+use crate::shell::script;
 
 #[test]
 fn a_restart_of_one_daemon_does_not_disturb_the_devices_of_the_other() -> Result<()> {
@@ -52,9 +53,7 @@ fn a_restart_of_one_daemon_does_not_disturb_the_devices_of_the_other() -> Result
                 [ $(ls -l /proc/$(pid)/fd | grep -c /dev/uio) = 1 ] || fail \"ours: $(obd ls)\"
                 for turn in 1 2 3; do
                     kill_daemon
-                    rounds=$(cat /run/rounds.theirs | wc -l)
-                    further() {{ [ $(cat /run/rounds.theirs | wc -l) -gt $rounds ]; }}
-                    within 60 further
+                    further theirs
                     start_daemon
                 done
                 [ $(grep -c 'ready; 1 devices' $log) = 3 ] || fail 'a device was lost'"
@@ -63,8 +62,7 @@ fn a_restart_of_one_daemon_does_not_disturb_the_devices_of_the_other() -> Result
         script(
             &mut host,
             60,
-            "touch /run/stop; within 60 loads_ended theirs ours; end_loads theirs ours
-            rm /run/rounds.ours /run/load.ours; load ours $(cat /run/ours)",
+            "end_loads theirs ours; rm /run/load.ours; load ours $(cat /run/ours)",
         )?;
         for number in 0..=5 {
             host.detach_target(number)?;
@@ -73,12 +71,10 @@ fn a_restart_of_one_daemon_does_not_disturb_the_devices_of_the_other() -> Result
             &mut host,
             100,
             "runner=$(cat /run/tcmu-runner.pid); kill -9 $runner; within 10 gone $runner
-            further() { [ -s /run/rounds.ours ]; }
-            within 60 further
+            further ours
             end_loads ours
             timeout 60 obd detach $(cat /run/ours) || fail detach
-            no_devices || fail 'devices stay'
-            quiet_log",
+            no_devices || fail 'devices stay'",
         )?;
         host.shut_down()
     })

@@ -22,7 +22,7 @@ const PROGRAM: &str = "cat /etc/greeting; echo $0 >/written";
 
 /// A layer with a tree, made in the host as a build makes one: written through a device, then committed.
 fn make_layer(host: &mut HostVm<'_>) -> Result<String> {
-    let config = scene::empty_disk(host, "build", "", 1)?;
+    let config = scene::empty_disk(host, "build", "")?;
     let disk = scene::attach(host, &config)?;
     host.run(&format!(
         "mkdir -p /mnt/image && mkfs.ext4 -q {disk} && mount -o discard {disk} /mnt/image"

@@ -13,7 +13,6 @@ mod scene;
 mod sg3;
 mod shell;
 mod snapshots;
-mod systemd;
 mod tcmu_runner;
 mod vectors;
 mod writable;

@@ -28,6 +28,7 @@ fn expect(said: &str, parts: &[&str]) {
 #[test]
 fn a_good_host_is_told_to_be_good_and_a_device_goes_through_its_life() -> Result<()> {
     Lab::run(|lab| {
+        lab.expect_in_logs("no-such-layer\" does not exist");
         let mut host = scene::boot_serving(lab.container_host("operator"))?;
         let well = obd(&mut host, 0, "doctor")?;
         expect(

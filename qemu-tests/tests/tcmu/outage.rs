@@ -4,18 +4,20 @@ use anyhow::Result;
 use qemu_tests::host_vm::DATA;
 use qemu_tests::lab::Lab;
 
-use crate::shell::{boot, script};
+use crate::scene::boot;
+use crate::shell::script;
 
 #[test]
 fn a_device_without_its_image_fails_alone_and_comes_back() -> Result<()> {
     Lab::run(|lab| {
         lab.expect_in_logs("I/O error");
+        lab.expect_in_logs("its I/O fails until the image opens");
         let mut host = boot(lab.container_host("missing"))?;
         script(
             &mut host,
             90,
             &format!(
-                "cp {DATA}/layer.obd $scratch/one.obd; cp {DATA}/layer.obd $scratch/two.obd
+                "cp {DATA}/native/layer0.obd $scratch/one.obd; cp {DATA}/native/layer0.obd $scratch/two.obd
                 read_only one $scratch/one.obd; read_only two $scratch/two.obd
                 start_daemon
                 obd attach $scratch/one.json >/run/one && obd attach $scratch/two.json >/run/two || fail attach
@@ -53,12 +55,13 @@ fn a_device_without_its_image_fails_alone_and_comes_back() -> Result<()> {
 fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
     Lab::run(|lab| {
         lab.expect_in_logs("I/O error");
+        lab.expect_in_logs("nothing.obd\" does not exist");
         let mut host = boot(lab.container_host("dead"))?;
         script(
             &mut host,
             90,
             &format!(
-                "read_only one {DATA}/layer.obd; start_daemon
+                "read_only one {DATA}/native/layer0.obd; start_daemon
                 obd attach $scratch/one.json >/run/one || fail attach
                 obd doctor || fail 'doctor complains'
                 kill_daemon
@@ -72,7 +75,7 @@ fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
             &mut host,
             90,
             "dd if=$(cat /run/one) of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null & reader=$!
-            sleep 2; kill -0 $reader || fail 'the read does not wait'
+            within 20 in_flight $(cat /run/one)
             obd doctor --unstick
             within 60 gone $reader
             timeout 60 obd detach $(cat /run/one) || fail detach
@@ -81,10 +84,11 @@ fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
         script(
             &mut host,
             90,
-            "hang() {
+            "waits() { grep -q tcmu /proc/$1/wchan; }
+            hang() {
                 mkdir -p $core/user_7/$1; echo -n dev_config=overlaybd/$scratch/one.json >$core/user_7/$1/control
                 (echo 1 >$core/user_7/$1/enable) 2>/dev/null & enable=$!
-                sleep 1; kill -0 $enable || fail 'enable does not wait'
+                within 20 waits $enable
             }
             hang by-tool; obd doctor --unstick; within 20 gone $enable; timeout 20 rmdir $core/user_7/by-tool || fail 'rmdir by-tool'
             hang by-daemon; start_daemon; within 20 gone $enable; timeout 20 rmdir $core/user_7/by-daemon || fail 'rmdir by-daemon'
@@ -98,6 +102,38 @@ fn a_dead_daemon_is_told_and_what_hangs_can_be_freed() -> Result<()> {
             timeout 50 obd attach $scratch/bad.json >/run/told 2>&1; [ $? = 1 ] || fail 'attach of a bad image'
             grep 'the daemon says: .*nothing.obd' /run/told || fail \"no reason: $(cat /run/told)\"
             no_devices && ! ls -d $core/user_*/*/enable 2>/dev/null || fail 'something stays'",
+        )?;
+        host.kill()
+    })
+}
+
+#[test]
+fn a_mounted_disk_whose_daemon_is_gone_can_be_let_go() -> Result<()> {
+    Lab::run(|lab| {
+        // What was not flushed is lost, and the kernel says so.
+        for trouble in ["I/O error", "EXT4-fs error", "EXT4-fs warning"] {
+            lab.expect_in_logs(trouble);
+        }
+        let mut host = boot(lab.container_host("let-go"))?;
+        script(
+            &mut host,
+            120,
+            "start_daemon; writable disk -s
+            disk=$(obd attach $scratch/disk.json) || fail attach
+            mkfs.ext4 -q $disk && mkdir /run/image && mount $disk /run/image || fail mount
+            kill_daemon
+            (head -c 4M /dev/urandom >/run/image/file; sync -f /run/image) >/dev/null 2>&1 & writer=$!
+            within 20 in_flight $disk
+            obd doctor --unstick
+            within 20 gone $writer the-writer
+            umount /run/image >/dev/null 2>&1 & umount=$!
+            within 20 gone $umount umount
+            # There is nobody to flush it.
+            (obd detach $disk || obd detach --force $disk) >/dev/null 2>&1 & detach=$!
+            within 20 gone $detach detach
+            no_devices || fail 'the device stays'
+            none_stuck() { ! grep -q '^State:.D' /proc/[0-9]*/status; }
+            within 20 none_stuck",
         )?;
         host.kill()
     })

@@ -11,7 +11,7 @@ use qemu_tests::image::Image;
 use qemu_tests::lab::Lab;
 use qemu_tests::origin::{Blob, Origin};
 use qemu_tests::vm::HOST_LOOPBACK;
-use serde_json::{Value, json};
+use serde_json::json;
 use test_servers::{Fault, Faults};
 
 use crate::scene;
@@ -29,22 +29,23 @@ fn random_image(lab: &Lab) -> Result<(Image, String)> {
     Ok((lab.import_image("random", &raw)?, hash.to_owned()))
 }
 
-fn write_json(host: &mut HostVm<'_>, name: &str, value: &Value) -> Result<String> {
-    let path = format!("{SCRATCH}/{name}.json");
-    host.run(&format!("echo '{value}' >{path}"))?;
-    Ok(path)
-}
-
 /// Settings with a cache of its own, and with or without background download.
-fn write_settings(host: &mut HostVm<'_>, downloads: bool) -> Result<String> {
-    let settings = json!({
-        "logConfig": { "logLevel": 1, "logPath": format!("{SCRATCH}/overlaybd.log") },
+fn configure(host: &mut HostVm<'_>, downloads: bool) -> Result<()> {
+    host.configure_overlaybd_tcmu(json!({
         "cacheConfig": { "cacheType": "file", "cacheDir": format!("{SCRATCH}/cache"), "freeSpaceFloorMB": 0 },
         "credentialConfig": { "mode": "file", "path": "" },
         "download": { "enable": downloads, "delay": 0, "delayExtra": 1 },
         "enableAudit": false,
-    });
-    write_json(host, "overlaybd", &settings)
+    }))
+}
+
+/// The host has no certificates, and needs none.
+fn boot_serving<'lab>(lab: &'lab Lab, name: &str) -> Result<HostVm<'lab>> {
+    lab.expect_in_logs("No CA certificates");
+    let mut host = lab.container_host(name).network().boot()?;
+    configure(&mut host, false)?;
+    host.start_overlaybd_tcmu()?;
+    Ok(host)
 }
 
 /// Writes the config of the image, whose layer is only in the registry.
@@ -58,7 +59,9 @@ fn write_image(host: &mut HostVm<'_>, origin: &Origin, blob: &Blob) -> Result<St
         "lowers": [{ "digest": blob.digest, "size": blob.bytes, "dir": dir }],
         "resultFile": format!("{SCRATCH}/random.result"),
     });
-    write_json(host, "random", &image)
+    let path = format!("{SCRATCH}/random.json");
+    host.run(&format!("echo '{image}' >{path}"))?;
+    Ok(path)
 }
 
 fn hash(disk: &str, mib: u64, count: u64) -> String {
@@ -70,13 +73,12 @@ fn hash(disk: &str, mib: u64, count: u64) -> String {
 #[test]
 fn a_read_that_waits_for_the_registry_holds_up_no_other() -> Result<()> {
     Lab::run(|lab| {
+        lab.expect_in_logs("sent nothing for 30s");
         let origin = Origin::start()?;
         let (image, recorded) = random_image(lab)?;
         let blobs = origin.take(&image)?;
         let blob = blobs.first().context("a layer")?;
-        let mut host = lab.container_host("remote").network().boot()?;
-        let settings = write_settings(&mut host, false)?;
-        host.start_overlaybd_tcmu(&settings)?;
+        let mut host = boot_serving(lab, "remote")?;
         let config = write_image(&mut host, &origin, blob)?;
         let disk = scene::attach(&mut host, &config)?;
         let first = host.run(&hash(&disk, 0, 1))?;
@@ -115,14 +117,12 @@ fn the_settings_of_downloads_are_read_again_when_a_device_is_attached() -> Resul
         let (image, recorded) = random_image(lab)?;
         let blobs = origin.take(&image)?;
         let blob = blobs.first().context("a layer")?;
-        let mut host = lab.container_host("downloads").network().boot()?;
-        let settings = write_settings(&mut host, false)?;
-        host.start_overlaybd_tcmu(&settings)?;
+        let mut host = boot_serving(lab, "downloads")?;
         let config = write_image(&mut host, &origin, blob)?;
         let disk = scene::attach(&mut host, &config)?;
         scene::detach(&mut host, &disk)?;
 
-        write_settings(&mut host, true)?;
+        configure(&mut host, true)?;
         let disk = scene::attach(&mut host, &config)?;
         let whole = format!("{SCRATCH}/random.layer/overlaybd.commit");
         host.run(&format!(

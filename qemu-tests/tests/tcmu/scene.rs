@@ -1,6 +1,6 @@
 //! A container host whose daemon serves, and the images that tests attach.
 //!
-//! test -> **scene** -> `host_vm`, `scsi_targets`
+//! test -> **scene** -> shell, `host_vm`, `scsi_targets`
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use qemu_tests::host_vm::{DATA, HostBuilder, HostVm, PROGRAMS, SCRATCH};
 use serde_json::{Value, json};
+
+use crate::shell::script;
 
 /// The directory of the conformance vectors.
 pub(crate) fn vectors() -> PathBuf {
@@ -55,19 +57,17 @@ pub(crate) fn unpack_writable_vectors(dir: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// Boots a host with the native vectors and the daemon's configuration, `overlaybd.json` in the scratch directory.
+/// Boots a host with the native vectors; the daemon is configured and does not run.
 pub(crate) fn boot(builder: HostBuilder<'_>) -> Result<HostVm<'_>> {
     let mut host = builder.file(&vectors().join("native"), "native").boot()?;
-    let daemon =
-        json!({ "logConfig": { "logLevel": 1, "logPath": format!("{SCRATCH}/overlaybd.log") } });
-    host.run(&format!("echo '{daemon}' >{SCRATCH}/overlaybd.json"))?;
+    host.configure_overlaybd_tcmu(json!({}))?;
     Ok(host)
 }
 
 /// As [`boot`], and the daemon serves.
 pub(crate) fn boot_serving(builder: HostBuilder<'_>) -> Result<HostVm<'_>> {
     let mut host = boot(builder)?;
-    host.start_overlaybd_tcmu(&format!("{SCRATCH}/overlaybd.json"))?;
+    host.start_overlaybd_tcmu()?;
     Ok(host)
 }
 
@@ -99,21 +99,10 @@ pub(crate) fn write_config(
     Ok(path)
 }
 
-/// Makes an empty disk in the host; `options` are those of `overlaybd-create`. Returns its config.
-pub(crate) fn empty_disk(
-    host: &mut HostVm<'_>,
-    name: &str,
-    options: &str,
-    gib: u32,
-) -> Result<String> {
-    let (data, index) = (
-        format!("{SCRATCH}/{name}.data"),
-        format!("{SCRATCH}/{name}.index"),
-    );
-    host.run(&format!(
-        "{PROGRAMS}/overlaybd-create {options} {data} {index} {gib}"
-    ))?;
-    write_config(host, name, &[], Some((&data, &index)))
+/// Makes an empty disk of 1 GiB in the host; `options` are those of `overlaybd-create`. Returns its config.
+pub(crate) fn empty_disk(host: &mut HostVm<'_>, name: &str, options: &str) -> Result<String> {
+    script(host, 20, &format!("writable {name} {options}"))?;
+    Ok(format!("{SCRATCH}/{name}.json"))
 }
 
 /// Attaches an image with `obd`; returns `/dev/sdX`.

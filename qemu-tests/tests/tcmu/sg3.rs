@@ -40,7 +40,7 @@ fn queue(host: &mut HostVm<'_>, disk: &str) -> Result<String> {
 fn a_writable_disk_answers_sg3_utils_as_the_standards_say() -> Result<()> {
     Lab::run(|lab| {
         let mut host = scene::boot_serving(lab.container_host("sg3"))?;
-        let config = scene::empty_disk(&mut host, "log", "", 1)?;
+        let config = scene::empty_disk(&mut host, "log", "")?;
         let disk = scene::attach(&mut host, &config)?;
         let limits = "512 4096 0 write back 1 1073741824 4096\n0";
         assert_eq!(queue(&mut host, &disk)?, limits);

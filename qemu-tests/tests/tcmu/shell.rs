@@ -1,22 +1,18 @@
 //! Shell functions that run in the container host: images, the daemon, its log.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
-use qemu_tests::host_vm::HostVm;
+use qemu_tests::host_vm::{HostVm, PROGRAMS, SCRATCH};
 
-/// The functions; the daemon's log is a file, for tests to look into.
+/// The functions; the daemon's log is on the console and, for tests to look into, in a file.
 const FUNCTIONS: &str = r#"
-bin=/mnt/programs/bin scratch=/mnt/scratch log=/mnt/scratch/overlaybd.log core=/sys/kernel/config/target/core
+log=/run/overlaybd-tcmu.log core=/sys/kernel/config/target/core
 export PATH=$bin:$PATH
 fail() { echo "$@"; tail -n 30 $log; exit 1; }
 # within SECONDS COMMAND...: until it succeeds
 within() {
-    local try tries=$(($1 * 10)); shift
-    for try in $(seq $tries); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
-    fail "in vain: $*"
+    local end=$((SECONDS + $1)); shift
+    until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || fail "in vain: $*"; sleep 0.1; done
 }
-service_config() { echo "{\"logConfig\": {\"logLevel\": 1, \"logPath\": \"$log\"}}" >$scratch/overlaybd.json; touch $log; }
 # writable NAME [-s]: an empty disk of 1 GiB
 writable() {
     overlaybd-create $2 $scratch/$1.data $scratch/$1.index 1 >/dev/null || fail "create $1"
@@ -27,17 +23,19 @@ writable() {
 read_only() {
     echo "{\"repoBlobUrl\": \"\", \"lowers\": [{\"file\": \"$2\"}], \"resultFile\": \"$scratch/$1.result\"}" >$scratch/$1.json
 }
-starts() { grep -c ' ready; ' $log; }
+starts() { touch $log; grep -c ' ready; ' $log; }
 started_since() { [ "$(starts)" -gt "$1" ]; }
 start_daemon() {
     local before=$(starts)
-    overlaybd-tcmu $scratch/overlaybd.json >>/run/overlaybd-tcmu.err 2>&1 &
+    overlaybd-tcmu $scratch/overlaybd.json > >(tee -a $log >/dev/ttyS0 2>&1) 2>&1 &
     echo $! >/run/overlaybd-tcmu.pid
     within 60 started_since $before
 }
 pid() { cat /run/overlaybd-tcmu.pid; }
 gone() { ! kill -0 $1 2>/dev/null; }
 kill_daemon() { local pid=$(pid); kill -9 $pid && within 20 gone $pid; }
+# Whether commands to a disk are under way, or wait.
+in_flight() { local reads writes; read -r reads writes </sys/block/${1#/dev/}/inflight; [ $((reads + writes)) -gt 0 ]; }
 no_devices() { [ -z "$(ls /sys/class/uio)" ]; }
 # A checked load of one disk until /run/stop is there; its verdict is in /run/load.NAME
 load() {
@@ -51,6 +49,14 @@ load() {
         echo good >/run/load.$1
     ) &
 }
+rounds() { cat /run/rounds.$1 2>/dev/null | wc -l; }
+has_rounds() { [ $(rounds $1) -gt $2 ]; }
+# Until each of these loads has ended a further round.
+further() {
+    local name; local -A before
+    for name in "$@"; do before[$name]=$(rounds $name); done
+    for name in "$@"; do within 60 has_rounds $name ${before[$name]}; done
+}
 loads_ended() { local name; for name in "$@"; do [ -s /run/load.$name ] || return 1; done; }
 end_loads() {
     local name
@@ -61,24 +67,13 @@ end_loads() {
     done
     rm /run/stop
 }
-quiet_log() { ! grep -e WARN -e ERROR -e panicked $log || fail "trouble in the log"; }
 "#;
-
-/// Bytes of the layer that read-only images are made of, by its path in the source.
-pub(crate) const LAYER: &str = "../layers/vectors/native/layer0.obd";
-
-/// Boots a host with [`LAYER`] in its data, and a service config; no daemon runs.
-pub(crate) fn boot<'lab>(builder: qemu_tests::host_vm::HostBuilder<'lab>) -> Result<HostVm<'lab>> {
-    let layer = Path::new(env!("CARGO_MANIFEST_DIR")).join(LAYER);
-    let mut host = builder.file(&layer, "layer.obd").boot()?;
-    script(&mut host, 20, "service_config")?;
-    Ok(host)
-}
 
 /// Runs `text` with the functions; returns what it printed.
 pub(crate) fn script(host: &mut HostVm<'_>, seconds: u64, text: &str) -> Result<String> {
     let name = text.lines().map(str::trim).find(|line| !line.is_empty());
-    host.run_within(seconds, &format!("{FUNCTIONS}\n{text}"))
+    let command = format!("bin={PROGRAMS} scratch={SCRATCH}\n{FUNCTIONS}\n{text}");
+    host.run_within(seconds, &command)
         .with_context(|| format!("script that begins with {name:?}"))
 }
 

@@ -150,10 +150,6 @@ fn prepare(host: &mut HostVm<'_>) -> Result<()> {
         "lowers": [{ "file": format!("{SCRATCH}/base.data") }],
         "upper": { "data": format!("{SCRATCH}/0.data"), "index": format!("{SCRATCH}/0.index") },
     });
-    let daemon = json!({
-        "logConfig": { "logLevel": 1, "logPath": format!("{SCRATCH}/overlaybd.log") },
-        "serviceConfig": { "enable": true },
-    });
     host.run(&format!(
         "cd {SCRATCH}
          cat >writer <<'END'\n{WRITER}\nEND
@@ -163,11 +159,11 @@ fn prepare(host: &mut HostVm<'_>) -> Result<()> {
          {PROGRAMS}/overlaybd-create base.data base.index 1
          {PROGRAMS}/overlaybd-commit --seal base.data base.index
          {PROGRAMS}/overlaybd-create 0.data 0.index 1
-         echo '{config}' >config.v1.json
-         echo '{daemon}' >overlaybd.json"
+         echo '{config}' >config.v1.json"
     ))
     .context("make the disk")?;
-    host.start_overlaybd_tcmu(&format!("{SCRATCH}/overlaybd.json"))?;
+    host.configure_overlaybd_tcmu(json!({ "serviceConfig": { "enable": true } }))?;
+    host.start_overlaybd_tcmu()?;
     host.run(&format!(
         "disk=$({PROGRAMS}/obd attach --dev-id one {SCRATCH}/config.v1.json) || exit
          cd {SCRATCH}

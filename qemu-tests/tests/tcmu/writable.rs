@@ -43,7 +43,7 @@ fn random_writes_verify_and_survive_detaching() -> Result<()> {
     Lab::run(|lab| {
         let mut host = scene::boot_serving(lab.container_host("fio"))?;
         for (name, options) in [("log", ""), ("sparse", "-s")] {
-            let config = scene::empty_disk(&mut host, name, options, 1)?;
+            let config = scene::empty_disk(&mut host, name, options)?;
             let disk = scene::attach(&mut host, &config)?;
             host.run(&format!("cd /run && {FIO} --filename={disk} 2>&1"))?;
             let hash = scene::nonzero_mib(&mut host, &disk)?;
@@ -71,7 +71,7 @@ fn file_systems_on_both_kinds_of_upper_stay_whole_and_give_back_space() -> Resul
             ("ext4", "-s", "mkfs.ext4 -q", "e2fsck -fn"),
             ("xfs", "", "mkfs.xfs -q", "xfs_repair -n"),
         ] {
-            let config = scene::empty_disk(&mut host, name, options, 1)?;
+            let config = scene::empty_disk(&mut host, name, options)?;
             let disk = scene::attach(&mut host, &config)?;
             host.run(&format!("{make} {disk} && mkdir -p /run/image"))?;
             mount(&mut host, &disk)?;
