@@ -11,7 +11,9 @@
 //! time, and a disk that is fast again is written to directly again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::ClockId;
 
 /// As long as a worker may leave its other events alone. A step copies at most 1 MiB.
 pub const STEP_SLOW: Duration = Duration::from_millis(2);
@@ -22,8 +24,8 @@ pub const POOL_TIME: Duration = Duration::from_secs(1);
 /// How writes to one disk have gone lately.
 #[derive(Debug)]
 pub struct WritePace {
-    epoch: Instant,
-    /// Since `epoch`; 0 when no step was slow lately.
+    clock: ClockId,
+    /// By the clock; 0 when no step was slow lately.
     pool_until_ms: AtomicU64,
     step_slow: Duration,
 }
@@ -31,7 +33,7 @@ pub struct WritePace {
 impl Default for WritePace {
     fn default() -> Self {
         Self {
-            epoch: Instant::now(),
+            clock: ClockId::Monotonic,
             pool_until_ms: AtomicU64::new(0),
             step_slow: STEP_SLOW,
         }
@@ -39,6 +41,21 @@ impl Default for WritePace {
 }
 
 impl WritePace {
+    /// By the clock of the kernel's ticks, which costs nothing to read also where the hardware's is slow, as
+    /// in many virtual machines. Then a step is slow when more than one tick passed meanwhile.
+    #[must_use]
+    pub fn by_ticks() -> Self {
+        let clock = ClockId::MonotonicCoarse;
+        let tick = rustix::time::clock_getres(clock);
+        let tick = Duration::try_from(tick).unwrap_or(STEP_SLOW);
+        Self {
+            clock,
+            // The time between two ticks is never quite the same.
+            step_slow: STEP_SLOW.max(tick * 3 / 2),
+            ..Self::default()
+        }
+    }
+
     /// For tests: quick on however busy a machine.
     #[must_use]
     pub fn always_quick() -> Self {
@@ -62,13 +79,13 @@ impl WritePace {
     pub fn is_quick(&self) -> bool {
         match self.pool_until_ms.load(Ordering::Relaxed) {
             0 => true,
-            until => self.is_quick_at(until, Instant::now()),
+            until => self.is_quick_at(until, self.now()),
         }
     }
 
     #[cold]
-    fn is_quick_at(&self, until: u64, now: Instant) -> bool {
-        let over = self.millis(now) >= until;
+    fn is_quick_at(&self, until: u64, now: Duration) -> bool {
+        let over = millis(now) >= until;
         if over {
             // Unless somebody has been slow meanwhile; who loses the race looks again next time.
             self.pool_until_ms
@@ -79,27 +96,30 @@ impl WritePace {
         }
     }
 
-    fn millis(&self, at: Instant) -> u64 {
-        let passed = at.saturating_duration_since(self.epoch);
-        u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+    fn now(&self) -> Duration {
+        Duration::try_from(rustix::time::clock_gettime(self.clock)).unwrap_or_default()
     }
 
     /// Does one step of a write and takes its time.
     pub fn time<T>(&self, step: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
+        let start = self.now();
         let result = step();
-        let end = Instant::now();
-        if end.saturating_duration_since(start) > self.step_slow {
+        let end = self.now();
+        if end.saturating_sub(start) > self.step_slow {
             self.note_slow(end);
         }
         result
     }
 
     #[cold]
-    fn note_slow(&self, end: Instant) {
-        let until = self.millis(end + POOL_TIME).max(1);
+    fn note_slow(&self, end: Duration) {
+        let until = millis(end.saturating_add(POOL_TIME)).max(1);
         self.pool_until_ms.fetch_max(until, Ordering::Relaxed);
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -110,7 +130,7 @@ mod tests {
     fn a_slow_step_sends_writes_to_the_pool_for_a_while() {
         let pace = WritePace::default();
         assert!(pace.is_quick());
-        let start = pace.epoch;
+        let start = pace.now();
         pace.note_slow(start + Duration::from_millis(10));
         let until = pace.pool_until_ms.load(Ordering::Relaxed);
         let later = start + Duration::from_millis(10) + POOL_TIME;
@@ -120,9 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn a_quick_step_stays_quick_by_the_clock_of_ticks() {
+        let pace = WritePace::by_ticks();
+        let ticks = pace.step_slow;
+        pace.time(|| ());
+        assert!(pace.is_quick());
+        pace.time(|| {
+            let start = pace.now();
+            while pace.now() - start <= ticks {}
+        });
+        assert!(!pace.is_quick());
+    }
+
+    #[test]
     fn another_slow_step_makes_it_longer() {
         let pace = WritePace::default();
-        let start = pace.epoch;
+        let start = pace.now();
         pace.note_slow(start);
         pace.note_slow(start + POOL_TIME / 2);
         let until = pace.pool_until_ms.load(Ordering::Relaxed);

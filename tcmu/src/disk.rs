@@ -56,7 +56,7 @@ impl Disk {
             config: name.config.clone(),
             name: format!("{} ({path})", name.device),
             image,
-            pace: WritePace::default(),
+            pace: WritePace::by_ticks(),
             complaints: Complaints::default(),
             read_retry,
         })
