@@ -42,7 +42,8 @@ impl Default for WritePace {
 
 impl WritePace {
     /// By the clock of the kernel's ticks, which costs nothing to read also where the hardware's is slow, as
-    /// in many virtual machines. Then a step is slow when more than one tick passed meanwhile.
+    /// in many virtual machines. Then a step is slow when more than two ticks passed meanwhile: the kernel holds a writer
+    /// up for 10 ms or more, and another thread's turn on the processor is shorter.
     #[must_use]
     pub fn by_ticks() -> Self {
         let clock = ClockId::MonotonicCoarse;
@@ -51,7 +52,7 @@ impl WritePace {
         Self {
             clock,
             // The time between two ticks is never quite the same.
-            step_slow: STEP_SLOW.max(tick * 3 / 2),
+            step_slow: STEP_SLOW.max(tick * 5 / 2),
             ..Self::default()
         }
     }

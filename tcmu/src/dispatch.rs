@@ -46,6 +46,8 @@ struct Answerer {
     lane: Option<Lane>,
     /// Commands that were answered and the kernel was not told of.
     untold: usize,
+    /// Writes wait for the write worker to be started.
+    has_queued: bool,
 }
 
 enum Wake {
@@ -75,6 +77,7 @@ impl RingThread {
                 gather: Gather::default(),
                 lane: None,
                 untold: 0,
+                has_queued: false,
             },
         }
     }
@@ -189,7 +192,10 @@ impl Answerer {
             Action::Read(range) => self.read(disk, command, range),
             Action::Write { range, fua: false } => match disk.pace().is_quick() {
                 true => self.write(disk, command, range),
-                false => self.shared.queue_write(command, range),
+                false => {
+                    self.shared.queue_write(command, range);
+                    self.has_queued = true;
+                }
             },
             action => self.defer(command, action),
         }
@@ -225,8 +231,11 @@ impl Answerer {
         }
     }
 
-    /// Commits what is staged, and answers it.
+    /// Has what was gathered done: commits what is staged, and answers it; starts what is queued.
     fn commit(&mut self) {
+        if std::mem::take(&mut self.has_queued) {
+            self.shared.do_queued_writes();
+        }
         let shared = Arc::clone(&self.shared);
         let Some(disk) = shared.disk() else { return };
         let mut gather = std::mem::take(&mut self.gather);

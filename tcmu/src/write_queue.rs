@@ -4,7 +4,8 @@
 //! dispatch -> **write queue** -> gather; execute
 //!
 //! Invariants
-//! - there is at most one worker on a queue, and one as long as something is in it.
+//! - there is at most one worker on a queue, and one as long as something is in it, once the ring thread is
+//!   through with what came together.
 //! - it waits for the host's disk, never for the network: a write that would is handed on.
 
 use std::collections::VecDeque;
@@ -58,18 +59,24 @@ impl WriteQueue {
 }
 
 impl Shared {
-    /// Has the write done by the device's write worker. Does not block.
-    pub(crate) fn queue_write(self: &Arc<Self>, command: &Command, range: ByteRange) {
-        let mut state = self.write_queue.lock();
-        state.waiting.push_back(Waiting {
+    /// Leaves the write to the device's write worker, whom [`Shared::do_queued_writes`] starts. Does not block.
+    pub(crate) fn queue_write(&self, command: &Command, range: ByteRange) {
+        self.write_queue.lock().waiting.push_back(Waiting {
             id: command.id,
             data: command.data.clone(),
             range,
             since: Instant::now(),
         });
-        let had_worker = std::mem::replace(&mut state.has_worker, true);
+    }
+
+    /// Has somebody do what was queued. Called once for all writes that came together, so that they
+    /// are committed together. Does not block.
+    pub(crate) fn do_queued_writes(self: &Arc<Self>) {
+        let mut state = self.write_queue.lock();
+        let has_worker = state.has_worker || state.waiting.is_empty();
+        state.has_worker |= !state.waiting.is_empty();
         drop(state);
-        if !had_worker {
+        if !has_worker {
             let shared = Arc::clone(self);
             self.writers.submit(Box::new(move || drain(&shared)));
         }
