@@ -128,13 +128,60 @@ fn a_mounted_disk_whose_daemon_is_gone_can_be_let_go() -> Result<()> {
             within 20 gone $writer the-writer
             umount /run/image >/dev/null 2>&1 & umount=$!
             within 20 gone $umount umount
-            # There is nobody to flush it.
-            (obd detach $disk || obd detach --force $disk) >/dev/null 2>&1 & detach=$!
+            obd detach $disk >/run/detach 2>&1 & detach=$!
             within 20 gone $detach detach
+            wait $detach || fail detach $(cat /run/detach)
             no_devices || fail 'the device stays'
             none_stuck() { ! grep -q '^State:.D' /proc/[0-9]*/status; }
             within 20 none_stuck",
         )?;
         host.kill()
+    })
+}
+
+#[test]
+fn a_ring_that_was_reset_behind_the_daemon_is_taken_up_again() -> Result<()> {
+    Lab::run(|lab| {
+        lab.expect_in_logs("its ring is reset and it is taken up again");
+        let mut host = boot(lab.container_host("reset"))?;
+        script(
+            &mut host,
+            120,
+            "start_daemon; writable disk
+            disk=$(obd attach --name disk $scratch/disk.json) || fail attach
+            head -c 4M /dev/urandom >/run/bytes
+            dd if=/run/bytes of=$disk bs=64k oflag=direct status=none || fail write
+            echo 1 >$(ls -d $core/user_*/disk/action)/reset_ring
+            timeout 60 dd if=$disk bs=64k count=64 iflag=direct status=none | cmp - /run/bytes || fail 'other bytes'
+            timeout 60 dd if=/run/bytes of=$disk bs=64k seek=64 oflag=direct status=none || fail 'write again'
+            [ $(grep -c 'taken up again' $log) = 1 ] || fail 'the log does not say so'
+            timeout 60 obd detach $disk || fail detach
+            no_devices || fail 'the device stays'",
+        )?;
+        host.shut_down()
+    })
+}
+
+#[test]
+fn a_device_whose_image_does_not_open_leaves_nothing_behind() -> Result<()> {
+    Lab::run(|lab| {
+        lab.expect_in_logs("nothing.obd\" does not exist");
+        let mut host = boot(lab.container_host("nothing"))?;
+        script(
+            &mut host,
+            90,
+            "start_daemon; read_only bad $scratch/nothing.obd
+            device=$core/user_7/bad; mkdir -p $device
+            echo -n \"dev_config=overlaybd/$scratch/bad.json;id\" >$device/control
+            (echo 1 >$device/enable) 2>/run/told && fail 'enabled'
+            grep -q 'No such file' /run/told || fail \"$(cat /run/told)\"
+            grep -q '^failed:' $scratch/bad.result || fail \"$(cat $scratch/bad.result)\"
+            rmdir $device || fail rmdir
+            no_devices && [ -z \"$(ls -A /run/overlaybd-tcmu)\" ] || fail \"$(ls -A /run/overlaybd-tcmu)\"
+            # Its id is free again.
+            writable good; disk=$(obd attach --dev-id id $scratch/good.json) || fail attach
+            obd detach $disk || fail detach",
+        )?;
+        host.shut_down()
     })
 }
