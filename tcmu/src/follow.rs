@@ -22,7 +22,7 @@ use crate::devices::{Admitted, Devices};
 use crate::error::Error;
 use crate::netlink::{Event, EventKind, Netlink};
 use crate::outcome;
-use crate::uio::Uio;
+use crate::uio::{self, Uio};
 use crate::workers::Workers;
 
 /// Images that are opened at the same time.
@@ -126,7 +126,11 @@ impl Following {
                     number: event.minor,
                     name: name.clone(),
                 };
-                let admitted = devices.admit(uio, || {});
+                let admitted = match devices.admit(uio, || {}) {
+                    // Made while no daemon was there, and given up.
+                    Err(_) if uio::find(event.minor).is_ok_and(|found| found.is_none()) => return,
+                    admitted => admitted,
+                };
                 self.openers.submit(Box::new(move || {
                     let status = made(&devices, &name, admitted);
                     // Whoever waited for the answer does not look for another.
