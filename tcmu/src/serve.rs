@@ -4,9 +4,10 @@
 //!
 //! Source: format reference 8.3, 8.6; sd_notify(3).
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use layers::Service;
@@ -55,18 +56,27 @@ pub fn run(args: &Args, log_output: &LogOutput) -> Result<(), Error> {
     // From here on no event is missed.
     let netlink = Arc::new(Netlink::open()?);
     let adoptions = admit_what_is_there(&netlink, &devices)?;
-    let control = Control::start(&service, &devices)?;
     let follower = Follower::start(netlink, &devices)?;
-    take_up(&devices, adoptions)?;
+    let starting = Starting {
+        service,
+        devices: Arc::clone(&devices),
+        waker,
+    };
+    let start = starting.take_up(adoptions)?;
 
     wake.read_exact(&mut [0])
         .map_err(|error| Error::io("wait for a signal", error))?;
     log::info!("ending; the devices stay, and wait for the next daemon");
     notify(NotifyState::Stopping);
     follower.stop();
-    drop(control);
+    // It may still wait for an image.
+    let control = start.is_finished().then(|| start.join());
+    let ended = match control {
+        Some(Ok(Err(error))) => Err(error),
+        _ => Ok(()),
+    };
     end(&devices.all());
-    Ok(())
+    ended
 }
 
 fn raise_file_limit() {
@@ -118,22 +128,44 @@ fn admit_what_is_there(netlink: &Netlink, devices: &Arc<Devices>) -> Result<Vec<
     adopt::admit_all(devices)
 }
 
-/// Opens their images, and tells when all is done that there was to be done.
-fn take_up(devices: &Arc<Devices>, adoptions: Vec<Adoption>) -> Result<(), Error> {
-    let devices = Arc::clone(devices);
-    let work = move || {
-        if !adoptions.is_empty() {
-            log::info!("taking up {} devices", adoptions.len());
-        }
-        adopt::serve_all(&devices, adoptions);
-        notify(NotifyState::Ready);
-        log::info!("ready; {} devices", devices.all().len());
-    };
-    let thread = std::thread::Builder::new().name("adopt".to_owned());
-    let spawned = thread.spawn(work);
-    spawned
-        .map(drop)
-        .map_err(|error| Error::io("start thread", error))
+/// What is done beside the waiting for a signal.
+struct Starting {
+    service: Service,
+    devices: Arc<Devices>,
+    /// Ends the process.
+    waker: UnixStream,
+}
+
+impl Starting {
+    /// Opens the images of devices that were left; then lets others ask for snapshots of them, and tells that
+    /// all is done that there was to be done.
+    fn take_up(
+        mut self,
+        adoptions: Vec<Adoption>,
+    ) -> Result<JoinHandle<Result<Control, Error>>, Error> {
+        let work = move || {
+            if !adoptions.is_empty() {
+                log::info!("taking up {} devices", adoptions.len());
+            }
+            adopt::serve_all(&self.devices, adoptions);
+            let control = Control::start(&self.service, &self.devices);
+            match &control {
+                Ok(_) => {
+                    notify(NotifyState::Ready);
+                    log::info!("ready; {} devices", self.devices.all().len());
+                }
+                Err(_) => self
+                    .waker
+                    .write_all(&[0])
+                    .unwrap_or_else(|error| log::error!("end: {error}")),
+            }
+            control
+        };
+        let thread = std::thread::Builder::new().name("adopt".to_owned());
+        thread
+            .spawn(work)
+            .map_err(|error| Error::io("start thread", error))
+    }
 }
 
 /// Lets go of all devices in good order: none is in the middle of a command when its image is closed.
