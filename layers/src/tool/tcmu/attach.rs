@@ -85,7 +85,7 @@ fn check_host(host: &Host, deadline: Instant) -> Result<()> {
     if !host.target().is_dir() {
         return refuse(
             "/sys/kernel/config/target is missing: \
-             modprobe -a target_core_user tcm_loop (see `obd doctor`)",
+             mount -t configfs configfs /sys/kernel/config; modprobe -a target_core_user tcm_loop (see `obd doctor`)",
         );
     }
     // It may have been started only just now.
